@@ -50,15 +50,17 @@ class Method:
         return {p.name: p.default for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
 
 
-def method(name: str, *, search: Mapping[str, Space] | None = None) -> Callable[[_T], _T]:
+def method(name: str, *, search: Mapping[str, Space] | None = None, seam: str | None = None) -> Callable[[_T], _T]:
     """Register the decorated class or function under ``name``; it is returned unchanged.
 
     Args:
         name: what users write in a recipe, lower case.
         search: settings that a race tunes; see :data:`Space`.
+        seam: where the method acts; ``None`` takes the ``thalweg`` sub-package that defines it. A method defined elsewhere, say
+            in a user's task file, has to name it.
 
     Raises:
-        ValueError: the name is taken by another object, or a space is malformed.
+        ValueError: the name is taken by another object, a space is malformed, or the seam can't be told.
     """
     spaces = dict(search or {})
     for key, space in spaces.items():
@@ -67,8 +69,15 @@ def method(name: str, *, search: Mapping[str, Space] | None = None) -> Callable[
     def register(target: _T) -> _T:
         known = _METHODS.get(name)
         if known is not None and known.target.__qualname__ != target.__qualname__:
-            raise ValueError(f"method name {name!r} is already taken by {known.target.__module__}.{known.target.__qualname__}")
-        _METHODS[name] = Method(name, target.__module__.split(".")[1], target, spaces)
+            raise ValueError(
+                f"method name {name!r} is already taken by {known.target.__module__}.{known.target.__qualname__}"
+            )
+        package, _, rest = target.__module__.partition(".")
+        if seam is None and package != "thalweg":
+            raise ValueError(
+                f"method {name!r} is defined outside thalweg: say where it acts, e.g. method({name!r}, seam='optim')"
+            )
+        _METHODS[name] = Method(name, seam or rest.split(".")[0], target, spaces)
         return target
 
     return register
@@ -97,6 +106,8 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> str:
 
 def _check_space(name: str, key: str, space: Space) -> None:
     kind = space[0] if space else None
-    good = (kind in ("log", "linear", "int") and len(space) == 3 and space[1] < space[2]) or (kind == "choice" and len(space) > 1)
+    good = (kind in ("log", "linear", "int") and len(space) == 3 and space[1] < space[2]) or (
+        kind == "choice" and len(space) > 1
+    )
     if not good or (kind == "log" and space[1] <= 0):
         raise ValueError(f"{name}: malformed search space for {key!r}: {space!r}")
