@@ -5,8 +5,8 @@ A method joins with one decorator beside its definition::
     @method("lion", search={"lr": ("log", 1e-5, 1e-2), "weight_decay": ("log", 1e-3, 10.0)})
     class Lion(ChainedOptimizer): ...
 
-Its seam (the place in the training stream that it changes) is the sub-package it lives in, and how the race applies it follows from
-the seam alone:
+Its seam (the place in the training stream that it changes) is the sub-package it lives in, and how the race applies it
+follows from the seam alone:
 
 ========== ===============================================================================================
 seam       what the race calls
@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 Space = tuple[Any, ...]
-"""One searched setting: ``("log", low, high)``, ``("linear", low, high)``, ``("int", low, high)`` or ``("choice", a, b, ...)``."""
+"""One searched setting: ``("log"|"linear"|"int", low, high)`` or ``("choice", a, b, ...)``."""
 
 _T = TypeVar("_T", bound=Callable[..., Any])
 _METHODS: dict[str, Method] = {}
@@ -45,7 +45,7 @@ class Method:
     search: Mapping[str, Space] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
-        """Settings that the target accepts by keyword, with their declared defaults (``inspect.Parameter.empty`` if none)."""
+        """Settings the target accepts by keyword, with their declared defaults (``inspect.Parameter.empty`` if none)."""
         parameters = inspect.signature(self.target).parameters.values()
         return {p.name: p.default for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
 
@@ -56,8 +56,8 @@ def method(name: str, *, search: Mapping[str, Space] | None = None, seam: str | 
     Args:
         name: what users write in a recipe, lower case.
         search: settings that a race tunes; see :data:`Space`.
-        seam: where the method acts; ``None`` takes the ``thalweg`` sub-package that defines it. A method defined elsewhere, say
-            in a user's task file, has to name it.
+        seam: where the method acts; ``None`` takes the ``thalweg`` sub-package that defines it. A method defined
+            elsewhere, say in a user's task file, has to name it.
 
     Raises:
         ValueError: the name is taken by another object, a space is malformed, or the seam can't be told.
