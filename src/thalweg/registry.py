@@ -45,7 +45,7 @@ class Method:
     search: Mapping[str, Space] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
-        """Settings the target accepts by keyword, with their declared defaults (``inspect.Parameter.empty`` if none)."""
+        """Settings the target takes by keyword, with their declared defaults (``inspect.Parameter.empty`` if none)."""
         parameters = inspect.signature(self.target).parameters.values()
         return {p.name: p.default for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
 
