@@ -1,0 +1,25 @@
+"""What every test may use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def require_service() -> Callable[[object, str], None]:
+    """``require_service(condition, reason)``: go on if the service is there; else skip, or fail where ``CI=true``.
+
+    A test that skips in CI would say nothing about PostgreSQL, Chromium or Ray, so a missing one is a failure there.
+    """
+
+    def require(condition: object, reason: str) -> None:
+        if condition:
+            return
+        if os.environ.get("CI", "").lower() == "true":
+            pytest.fail(f"{reason} (CI=true: services must be there)", pytrace=False)
+        pytest.skip(reason)
+
+    return require
