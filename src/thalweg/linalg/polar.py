@@ -1,0 +1,123 @@
+"""The polar factor of matrices by Newton-Schulz iteration: all singular values pushed towards 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Triple = tuple[float, float, float]
+
+QUINTIC: tuple[Triple, ...] = ((3.4445, -4.7750, 2.0315),)
+"""Jordan's coefficients: fast from small values; five steps leave singular values in about [0.68, 1.13], not at 1."""
+
+POLAR_EXPRESS: tuple[Triple, ...] = (
+    (8.237312490495555, -23.157747414558198, 16.680568411445915),
+    (4.082441999064835, -2.893047735332586, 0.5252849256975648),
+    (3.9263479922546582, -2.8547468034765298, 0.5318022422894988),
+    (3.2982187133085143, -2.424541981026706, 0.48632008358844075),
+    (2.2970369434552573, -1.63662558125903, 0.4002628455953627),
+    (1.8763805351440397, -1.2347896577722228, 0.35891887501668385),
+    (1.8564423485617974, -1.2132449880935525, 0.3568003487825883),
+    (1.8749994008682747, -1.2499988017229169, 0.3749994008546422),
+)
+"""A minimax polynomial for each step; the last is repeated. The input is divided by 1.01 times its norm, for safety in bfloat16."""
+
+Coefficients = str | Triple | Sequence[Triple]
+
+
+def newton_schulz(
+    stack: Tensor,
+    steps: int = 5,
+    coefficients: Coefficients = "quintic",
+    eps: float = 1e-7,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    r"""Approximate polar factor ``U V^T`` of each matrix ``U S V^T``.
+
+    .. math::
+        X_0 = G / \max(\|G\|_F, \epsilon), \qquad
+        A = X X^T, \quad X \leftarrow a X + (b A + c A^2) X
+
+    which maps every singular value x to ``a x + b x^3 + c x^5`` and leaves the singular vectors alone.
+
+    Args:
+        stack: matrices, shape ``(..., m, n)``; real.
+        steps: number of iterations.
+        coefficients: ``"quintic"``, ``"polar_express"``, one triple (a, b, c), or a triple per step (the last is repeated).
+        eps: lower bound of the norm that is divided by.
+        dtype: dtype of the iteration; ``None``: :func:`newton_schulz_dtype`.
+
+    Returns:
+        Tensor like ``stack``, in the dtype of the iteration. A zero matrix stays zero.
+
+    Raises:
+        ValueError: fewer than two dimensions, ``steps < 1``, or coefficients that aren't triples.
+
+    Example:
+        >>> import torch
+        >>> g = torch.diag(torch.tensor([3.0, 4.0], dtype=torch.float64))
+        >>> newton_schulz(g, dtype=torch.float64).diagonal().round(decimals=4).tolist()
+        [0.7229, 1.1192]
+    """
+    if stack.ndim < 2:
+        raise ValueError(f"newton_schulz needs matrices, not a tensor of shape {tuple(stack.shape)}")
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, not {steps}")
+    table = coefficient_table(coefficients)
+    x = stack.to(dtype or newton_schulz_dtype(stack.device, stack.dtype))
+    tall = x.shape[-2] > x.shape[-1]
+    if tall:
+        x = x.mT
+    safety = 1.01 if table is POLAR_EXPRESS else 1.0
+    norm = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True, dtype=_norm_dtype(x.dtype)) * safety
+    shape = x.shape
+    x = (x / norm.clamp(min=eps)).to(x.dtype).reshape(-1, *shape[-2:])
+    for step in range(steps):
+        a, b, c = table[min(step, len(table) - 1)]
+        gram = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    x = x.reshape(shape)
+    return x.mT if tall else x
+
+
+def newton_schulz_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """Where the iteration gains from it, bfloat16; float64 stays float64, everything else becomes float32."""
+    if dtype is torch.float64:
+        return dtype
+    return torch.bfloat16 if _fast_bfloat16(device.type) else torch.float32
+
+
+def newton_schulz_flops(m: int, n: int, steps: int = 5) -> int:
+    """Floating-point operations for one m x n matrix."""
+    small, large = sorted((m, n))
+    return steps * (4 * small * small * large + 2 * small**3)
+
+
+def coefficient_table(coefficients: Coefficients) -> tuple[Triple, ...]:
+    """The triples meant by ``coefficients``, one or more."""
+    if isinstance(coefficients, str):
+        named = {"quintic": QUINTIC, "polar_express": POLAR_EXPRESS}
+        if coefficients not in named:
+            raise ValueError(
+                f"unknown coefficients {coefficients!r} (choose from quintic, polar_express, or give triples)"
+            )
+        return named[coefficients]
+    items = [coefficients] if coefficients and isinstance(coefficients[0], int | float) else list(coefficients)
+    table = tuple(tuple(float(v) for v in triple) for triple in items)  # type: ignore[union-attr]
+    if not table or any(len(triple) != 3 for triple in table):
+        raise ValueError(f"coefficients must be triples (a, b, c), not {coefficients!r}")
+    return table  # type: ignore[return-value]
+
+
+def _fast_bfloat16(device_type: str) -> bool:
+    if device_type == "cpu":
+        return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return False
+
+
+def _norm_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype

@@ -1,0 +1,61 @@
+"""Update rules: gradient in, parameters changed.
+
+Every optimizer is a chain of transforms run by one engine (:mod:`thalweg.optim.engine`); ``Chained`` makes one of your own.
+"""
+
+from thalweg.optim.adamw import AdamW, adam_direction
+from thalweg.optim.engine import (
+    Chain,
+    Chained,
+    ChainedOptimizer,
+    EngineOptions,
+    Transform,
+    elementwise,
+    layerwise,
+    matrix,
+    optimizer_state_bytes,
+)
+from thalweg.optim.factory import create, list_optimizers
+from thalweg.optim.gradient_noise import add_gradient_noise, gradient_noise
+from thalweg.optim.groups import hidden_matrices, param_groups_layer_decay, param_groups_weight_decay
+from thalweg.optim.lamb import Lamb, layerwise_groups
+from thalweg.optim.lars import Lars
+from thalweg.optim.lion import Lion, lion_direction
+from thalweg.optim.momentum import SGD, momentum
+from thalweg.optim.muon import Muon, muon_groups, orthogonalize
+from thalweg.optim.trust_ratio import lars_ratio, trust_ratio
+from thalweg.optim.weight_decay import add_decayed_weights
+
+__all__ = [
+    "SGD",
+    "AdamW",
+    "Chain",
+    "Chained",
+    "ChainedOptimizer",
+    "EngineOptions",
+    "Lamb",
+    "Lars",
+    "Lion",
+    "Muon",
+    "Transform",
+    "adam_direction",
+    "add_decayed_weights",
+    "add_gradient_noise",
+    "create",
+    "elementwise",
+    "gradient_noise",
+    "hidden_matrices",
+    "lars_ratio",
+    "layerwise",
+    "layerwise_groups",
+    "lion_direction",
+    "list_optimizers",
+    "matrix",
+    "momentum",
+    "muon_groups",
+    "optimizer_state_bytes",
+    "orthogonalize",
+    "param_groups_layer_decay",
+    "param_groups_weight_decay",
+    "trust_ratio",
+]

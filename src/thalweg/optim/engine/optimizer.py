@@ -1,0 +1,374 @@
+"""The one class that runs chains of transforms as a ``torch.optim.Optimizer``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, TypedDict
+
+import torch
+from torch import Tensor, nn
+
+from thalweg.optim.engine.compiling import Compiler
+from thalweg.optim.engine.hyperparameters import check_hyperparameters, plain
+from thalweg.optim.engine.matrices import Shape, map_stacks, matrix_shape
+from thalweg.optim.engine.passes import BoundTransform, Grid, Pass, bind, random_keys, split
+from thalweg.optim.engine.sharding import Sharding, local, sharding_of
+from thalweg.optim.engine.transform import Chain, Transform
+
+Params = nn.Module | Iterable[Any]
+Nonfinite = Literal["propagate", "skip", "raise"]
+
+
+class EngineOptions(TypedDict, total=False):
+    """Keyword arguments that every optimizer of this package takes, beside its own.
+
+    Attributes:
+        maximize: go up instead of down.
+        nonfinite: what NaN or infinite gradients do. ``"propagate"``: they reach the parameters, where they are seen;
+            ``"skip"``: the step changes nothing; ``"raise"``: a ``FloatingPointError`` that names the parameter.
+        decay: decoupled weight decay ``p <- (1 - lr * weight_decay) p`` before the step (on the old weights) or ``"after"`` it.
+        compile: fuse elementwise work with ``torch.compile``; ``None``: where the parameters are many enough to pay for compiling.
+        state_dtype: dtype of the state; ``None``: float32 for bfloat16 and float16 parameters, the parameter's own otherwise.
+        stochastic_rounding: round bfloat16 parameters up or down at random, right in the mean, instead of to the nearest.
+        before: a transform or chain put before the optimizer's own, such as ``gradient_noise()``.
+    """
+
+    maximize: bool
+    nonfinite: Nonfinite
+    decay: Literal["before", "after"]
+    compile: bool | None
+    state_dtype: torch.dtype | None
+    stochastic_rounding: bool
+    before: Chain | Transform | None
+
+
+@dataclass
+class _Settings:
+    """Engine options that hold for the whole optimizer and go with copies and pickles of it."""
+
+    nonfinite: Nonfinite = "propagate"
+    decay: Literal["before", "after"] = "before"
+    compile: bool | None = None
+    state_dtype: torch.dtype | None = None
+    stochastic_rounding: bool = False
+
+    def __post_init__(self) -> None:
+        for name, choices in (("nonfinite", ("propagate", "skip", "raise")), ("decay", ("before", "after"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"Invalid {name}: {getattr(self, name)!r} (choose from {', '.join(choices)})")
+
+
+@dataclass
+class _Bucket:
+    """Parameters that one call of each pass serves: same group, dtype, device, step count and layout."""
+
+    params: list[Tensor]
+    grads: list[Tensor]
+    states: list[dict[str, Any]]
+    numbers: list[int]
+    step: int
+    sharding: Sharding | None
+
+
+class ChainedOptimizer(torch.optim.Optimizer):
+    """A ``torch.optim.Optimizer`` whose update rule is a chain of transforms.
+
+    One step, for every parameter p with gradient g:  ``u = chain(g)``,  ``p <- (1 - lr * weight_decay) * p - lr * u``.
+    A chain that claims ``weight_decay`` for itself (coupled decay, LAMB) switches the engine's decay off.
+
+    Subclasses name their chain and defaults in ``__init__``; :class:`Chained` is the public, generic one.
+
+    Args:
+        params: parameters, named parameters, parameter groups, or a module (see :meth:`groups_for`).
+        rules: a chain, or several by name; then each group says which by its key ``"rule"``, the first being the default.
+        lr: learning rate, a float or a one-element Tensor.
+        weight_decay: decoupled weight decay; see ``decay`` in :class:`EngineOptions`.
+        options: see :class:`EngineOptions`.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        rules: Chain | Transform | Mapping[str, Chain | Transform],
+        *,
+        lr: float | Tensor,
+        weight_decay: float = 0.0,
+        maximize: bool = False,
+        before: Chain | Transform | None = None,
+        **options: Any,
+    ) -> None:
+        named = rules if isinstance(rules, Mapping) else {"": rules}
+        self.rules = {
+            name: Chain.of(rule) if before is None else Chain.of(before) >> rule for name, rule in named.items()
+        }
+        unknown = set(options) - set(_Settings.__dataclass_fields__)
+        if unknown:
+            raise TypeError(f"{type(self).__name__} got an unexpected option {sorted(unknown)[0]!r}")
+        self._settings = _Settings(**options)
+        self._compiler = Compiler(self._settings.compile)
+        first = next(iter(self.rules.values()))
+        defaults = {"lr": lr, **first.hypers, "maximize": maximize}
+        defaults.setdefault("weight_decay", weight_decay)
+        if isinstance(params, nn.Module):
+            params = self.groups_for(params)
+        super().__init__(params, defaults)
+
+    @classmethod
+    def groups_for(cls, model: nn.Module) -> list[dict[str, Any]]:
+        """Parameter groups when a module is given: matrices as they are; biases, norm gains and scalars without weight decay."""
+        named = list(model.named_parameters())
+        groups = [
+            {"params": [(name, p) for name, p in named if p.ndim >= 2]},
+            {"params": [(name, p) for name, p in named if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        return [group for group in groups if group["params"]]
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; keys that it lacks take the defaults of its rule."""
+        name = param_group.get("rule", next(iter(self.rules)))
+        if name not in self.rules:
+            raise ValueError(f"unknown rule {name!r} in a parameter group (choose from {', '.join(self.rules)})")
+        rule = self.rules[name]
+        if len(self.rules) > 1:
+            param_group["rule"] = name
+        for key, value in rule.hypers.items():
+            param_group.setdefault(key, value)
+        foreign = set(self.defaults) - set(param_group) - {"lr", "weight_decay", "maximize"}
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        for key in foreign:
+            del group[key]  # another rule's, filled in as a default
+        try:
+            check_hyperparameters({k: v for k, v in group.items() if k != "params"})
+            for param in group["params"]:
+                _check_param(param, rule, group)
+        except Exception:
+            self.param_groups.pop()
+            raise
+
+    def rule_of(self, group: dict[str, Any]) -> Chain:
+        """The chain that a parameter group follows."""
+        return self.rules[group.get("rule", next(iter(self.rules)))]
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One optimization step over all parameters that have a gradient; returns the closure's loss, if one is given."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if self._settings.nonfinite != "propagate" and self._has_nonfinite():
+            return loss
+        first = 0
+        for group in self.param_groups:
+            for bucket in self._buckets(group, first):
+                self._step_bucket(group, bucket)
+            first += len(group["params"])
+        return loss
+
+    def _buckets(self, group: dict[str, Any], first: int) -> list[_Bucket]:
+        chain = self.rule_of(group)
+        buckets: dict[Any, _Bucket] = {}
+        for number, param in enumerate(group["params"], first):
+            if param.grad is None:
+                continue
+            if param.grad.is_sparse:
+                raise RuntimeError(
+                    f"{type(self).__name__} does not support sparse gradients (make the embedding dense)"
+                )
+            state = self.state[param]
+            if not state:
+                self._init_state(param, state, chain)
+            step = 0
+            if chain.needs_step:
+                step = state["step"] = int(state["step"]) + 1
+            sharding = sharding_of(param)
+            key = (param.dtype, param.device, step, sharding)
+            bucket = buckets.get(key)
+            if bucket is None:
+                bucket = buckets[key] = _Bucket([], [], [], [], step, sharding)
+            bucket.params.append(param)
+            bucket.grads.append(param.grad)
+            bucket.states.append(state)
+            bucket.numbers.append(number)
+        return list(buckets.values())
+
+    def _init_state(self, param: Tensor, state: dict[str, Any], chain: Chain) -> None:
+        dtype = self._settings.state_dtype
+        if dtype is None or param.is_complex():
+            dtype = torch.float32 if param.dtype in (torch.bfloat16, torch.float16) else param.dtype
+        if chain.needs_step:
+            state["step"] = 0
+        for keys in chain.state_names:
+            for key in keys:
+                state[key] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
+
+    def _step_bucket(self, group: dict[str, Any], bucket: _Bucket) -> None:
+        chain = self.rule_of(group)
+        bound, values = bind(
+            chain, {k: plain(v) for k, v in group.items() if k not in ("params", "param_names")}, bucket.step
+        )
+        program = split(bound, self._last_pass(group, chain), bucket.sharding is not None)
+        keys = random_keys(bound, bucket.step, bucket.numbers) if self._draws(chain) else [(0, 0)] * len(bucket.params)
+        params = [_real(local(p)) for p in bucket.params]
+        updates = [_real(local(g)) for g in bucket.grads]
+        names = [key for own in chain.state_names for key in own]
+        states = [{key: _real(local(state[key])) for key in names} for state in bucket.states]
+        grids = [_grid(p, q, bucket.sharding) for p, q in zip(bucket.params, params, strict=True)]
+        sums: Any = None
+        for place, part in enumerate(program):
+            if isinstance(part, Pass):
+                one_pass = _for_matrix(part, program[place + 1], params) if part.leave == "matrix" else part
+                updates, sums = self._compiler.run(one_pass, params, updates, states, values, keys, sums, grids)
+                if sums:
+                    assert bucket.sharding is not None
+                    sums = bucket.sharding.add_up(sums)
+            else:
+                updates = self._map_matrices(part, group, bucket, updates)
+
+    def _last_pass(self, group: dict[str, Any], chain: Chain) -> Pass:
+        decays = "weight_decay" not in chain.hypers and float(group["weight_decay"]) != 0.0
+        return Pass(
+            (),
+            "gradient",
+            "apply",
+            maximize=bool(group["maximize"]),
+            decay=self._settings.decay if decays else "none",
+            stochastic_rounding=self._settings.stochastic_rounding,
+        )
+
+    def _map_matrices(
+        self, transform: BoundTransform, group: dict[str, Any], bucket: _Bucket, updates: list[Tensor]
+    ) -> list[Tensor]:
+        keywords = dict(transform.static)
+        shapes: list[Shape] = [matrix_shape(p.shape, bool(group.get("batched", False))) for p in bucket.params]
+
+        def function(stack: Tensor) -> Tensor:
+            return transform.type.update(stack, **keywords)
+
+        if bucket.sharding is None:
+            return map_stacks(function, updates, shapes)
+        return bucket.sharding.map_matrices(function, updates, [tuple(p.shape) for p in bucket.params], shapes)
+
+    def _draws(self, chain: Chain) -> bool:
+        return self._settings.stochastic_rounding or any("normal" in t.type.needs for t in chain)
+
+    def _has_nonfinite(self) -> bool:
+        """Whether any gradient on any process holds NaN or infinity; raises instead if so asked."""
+        found = False
+        for group in self.param_groups:
+            names = group.get("param_names") or range(len(group["params"]))
+            for name, param in zip(names, group["params"], strict=True):
+                if param.grad is None:
+                    continue
+                bad = ~torch.isfinite(local(param.grad).sum(dtype=_sum_dtype(param.grad.dtype)))
+                sharding = sharding_of(param)
+                bad = bad if sharding is None else sharding.any_true(bad)
+                if bool(bad):
+                    found = True
+                    if self._settings.nonfinite == "raise":
+                        raise FloatingPointError(f"the gradient of parameter {name} is not finite")
+        return found
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As ``torch.optim.Optimizer.load_state_dict``, but state keeps the dtype it was saved in.
+
+        (torch casts floating-point state to the parameter's dtype, which ruins float32 state of bfloat16 parameters.)
+        """
+        seen: list[dict[str, Any]] = []
+        handle = self.register_load_state_dict_pre_hook(lambda _, given: seen.append(given))
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+        saved = seen[0]
+        ids = [i for group in saved["param_groups"] for i in group["params"]]
+        params = [p for group in self.param_groups for p in group["params"]]
+        for i, param in zip(ids, params, strict=True):
+            for key, value in saved["state"].get(i, {}).items():
+                kept = self.state[param].get(key)
+                if isinstance(value, Tensor) and isinstance(kept, Tensor) and kept.dtype != value.dtype:
+                    self.state[param][key] = value.to(device=kept.device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "rules": self.rules, "_settings": self._settings}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_compiler" not in self.__dict__:
+            self._compiler = Compiler(self._settings.compile)
+
+    def __repr__(self) -> str:
+        rules = "\n".join(f"  {name + ': ' if name else ''}{chain!r}" for name, chain in self.rules.items())
+        return f"{super().__repr__()}\nrules:\n{rules}\noptions: {asdict(self._settings)}"
+
+
+class Chained(ChainedOptimizer):
+    """An optimizer made of any chain of transforms.
+
+    Args:
+        params: parameters, named parameters, parameter groups, or a module.
+        chain: a transform, or several joined by ``>>``.
+        lr: learning rate.
+        weight_decay: decoupled weight decay; not with a chain that decays by itself.
+        options: see :class:`EngineOptions`.
+
+    Raises:
+        ValueError: a hyper-parameter out of range; two transforms that claim one name with different values; ``weight_decay``
+            given though the chain claims it.
+
+    Example:
+        >>> import torch
+        >>> from thalweg.optim import Chained, gradient_noise, lion_direction
+        >>> model = torch.nn.Linear(3, 1)
+        >>> optimizer = Chained(model, gradient_noise(eta=0.01) >> lion_direction(), lr=1e-3)
+        >>> model(torch.ones(2, 3)).sum().backward()
+        >>> optimizer.step()
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        chain: Chain | Transform,
+        lr: float | Tensor = 1e-3,
+        weight_decay: float = 0.0,
+        **options: Any,
+    ) -> None:
+        chain = Chain.of(chain)
+        if weight_decay and "weight_decay" in chain.hypers:
+            raise ValueError("the chain decays the weights by itself: give weight_decay to its transform")
+        super().__init__(params, chain, lr=lr, weight_decay=weight_decay, **options)
+
+
+def _check_param(param: Tensor, rule: Chain, group: dict[str, Any]) -> None:
+    if not (param.is_floating_point() or param.is_complex()):
+        raise ValueError(f"can't optimize a parameter of dtype {param.dtype} (shape {tuple(param.shape)})")
+    if rule.has_matrix:
+        if param.is_complex():
+            raise ValueError(f"a matrix rule can't take the complex parameter of shape {tuple(param.shape)}")
+        matrix_shape(param.shape, bool(group.get("batched", False)))
+
+
+def _for_matrix(part: Pass, transform: Pass | BoundTransform, params: Sequence[Tensor]) -> Pass:
+    """``part``, told the dtype that the matrix transform after it wants."""
+    if not isinstance(transform, BoundTransform) or transform.type.input_dtype is None:
+        return part
+    wanted = transform.type.input_dtype(params[0].device, params[0].dtype, **dict(transform.static))
+    return replace(part, leave_dtype=wanted)
+
+
+def _grid(param: Tensor, mine: Tensor, sharding: Sharding | None) -> Grid:
+    if sharding is not None:
+        return sharding.grid(param.shape)
+    shape = tuple(mine.shape)
+    return shape, (0,) * len(shape), shape
+
+
+def _real(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def _sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Wide enough that the sum of finite numbers stays finite."""
+    return torch.complex128 if dtype.is_complex else torch.float64

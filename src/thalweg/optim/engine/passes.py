@@ -1,0 +1,204 @@
+"""One pass over memory: a run of transforms over a list of tensors, with nothing left to decide inside.
+
+The same function runs eagerly and compiled. A chain becomes one pass, unless a matrix transform, or a sum over shards, stands in
+between: then it becomes several, and the engine does what is needed in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from thalweg.optim.engine.hyperparameters import is_dynamic
+from thalweg.optim.engine.random import random_bits, round_stochastically, standard_normal, stream_key
+from thalweg.optim.engine.transform import Chain, TransformType
+
+LR, WEIGHT_DECAY = 0, 1  # places in the list of values, before the transforms' own
+
+Grid = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+"""Where a local tensor lies in its whole: local shape, offsets, shape of the whole."""
+
+
+@dataclass(frozen=True)
+class BoundTransform:
+    """A transform with the places of its values: ``dynamic`` holds (name, first place, count or None for a plain number)."""
+
+    type: TransformType
+    state_keys: tuple[str, ...]
+    dynamic: tuple[tuple[str, int, int | None], ...]
+    static: tuple[tuple[str, Any], ...]
+
+    def keywords(self, values: Any) -> dict[str, Any]:
+        """Keyword arguments for the update function, from the pass's values (floats, or a vector of float64)."""
+        found = dict(self.static)
+        for name, place, count in self.dynamic:
+            found[name] = values[place] if count is None else tuple(values[place + i] for i in range(count))
+        if "lr" in self.type.needs:
+            found["lr"] = values[LR]
+        return found
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one pass does: where it enters, the transforms, and how it leaves.
+
+    ``leave`` is "apply" (write the parameters), "matrix" (return the updates, in ``leave_dtype``) or "sums" (return the updates and
+    the local sums that the next pass's first transform needs).
+    """
+
+    transforms: tuple[BoundTransform, ...]
+    enter: Literal["gradient", "update", "sums"]
+    leave: Literal["apply", "matrix", "sums"]
+    maximize: bool = False
+    decay: Literal["none", "before", "after"] = "none"
+    stochastic_rounding: bool = False
+    leave_dtype: torch.dtype | None = None
+
+    def __call__(
+        self,
+        params: Sequence[Tensor],
+        updates: Sequence[Tensor],
+        states: Sequence[dict[str, Tensor]],
+        values: Any,
+        keys: Any,
+        sums: Sequence[Sequence[Tensor]] | None,
+        grids: Sequence[Grid],
+    ) -> tuple[list[Tensor], list[tuple[Tensor, ...]]]:
+        out: list[Tensor] = []
+        out_sums: list[tuple[Tensor, ...]] = []
+        for i, param in enumerate(params):
+            x = param.to(_compute_dtype(param.dtype))
+            u = updates[i].to(x.dtype)
+            if self.maximize and self.enter == "gradient":
+                u = -u
+            for k, bound in enumerate(self.transforms):
+                waiting = self.leave == "sums" and k == len(self.transforms) - 1
+                if waiting:
+                    out_sums.append(bound.type.sums(u, x))  # type: ignore[misc]
+                    break
+                given = None
+                if bound.type.sums is not None:
+                    arrived = self.enter == "sums" and k == 0
+                    given = sums[i] if arrived and sums is not None else bound.type.sums(u, x)
+                u = _update(bound, u, x, states[i], given, values, keys, i, grids[i])
+            if self.leave == "apply":
+                self._apply(param, x, u, values, keys, i, grids[i])
+            else:
+                out.append(u if self.leave_dtype is None else u.to(self.leave_dtype))
+        return out, out_sums
+
+    def _apply(self, param: Tensor, x: Tensor, u: Tensor, values: Any, keys: Any, i: int, grid: Grid) -> None:
+        lr = values[LR]
+        keep = 1 - lr * values[WEIGHT_DECAY]
+        if self.decay == "before":
+            x = x * keep
+        x = x - lr * u
+        if self.decay == "after":
+            x = x * keep
+        if self.stochastic_rounding and param.dtype is torch.bfloat16:
+            x = round_stochastically(x, param.dtype, random_bits(_positions(grid, x.device), keys[i][0]))
+        param.copy_(x)
+
+
+def _update(
+    bound: BoundTransform,
+    u: Tensor,
+    x: Tensor,
+    state: dict[str, Tensor],
+    sums: Any,
+    values: Any,
+    keys: Any,
+    i: int,
+    grid: Grid,
+) -> Tensor:
+    keywords = bound.keywords(values)
+    if "normal" in bound.type.needs:
+        keywords["normal"] = lambda: standard_normal(_positions(grid, x.device), keys[i][1]).to(x.dtype)
+    old = {name: state[key].to(x.dtype) for name, key in zip(bound.type.state, bound.state_keys, strict=True)}
+    new = dict(old)
+    arguments = (u, x, new) if bound.type.sums is None else (u, x, new, sums)
+    u = bound.type.update(*arguments, **keywords)
+    for name, key in zip(bound.type.state, bound.state_keys, strict=True):
+        if new[name] is not old[name]:
+            state[key].copy_(new[name])
+    return u
+
+
+def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Arithmetic is done in float32 at least, whatever the parameters are stored in."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+
+
+def _positions(grid: Grid, device: torch.device) -> Tensor:
+    """Every element's number in the whole tensor (int64, local shape), so that shards draw what the whole would."""
+    local, offsets, whole = grid
+    index = torch.zeros(local, dtype=torch.int64, device=device)
+    stride = 1
+    for dim in range(len(local) - 1, -1, -1):
+        shape = [1] * len(local)
+        shape[dim] = local[dim]
+        index = index + (torch.arange(local[dim], device=device) + offsets[dim]).view(shape) * stride
+        stride *= whole[dim]
+    return index
+
+
+def bind(chain: Chain, group: dict[str, Any], step: int) -> tuple[list[BoundTransform], list[float]]:
+    """Look the chain's hyper-parameters up in a parameter group: the bound transforms, and the list of values they point into."""
+    values: list[float] = [group["lr"], group["weight_decay"]]
+    bound = []
+    for transform, state_keys in zip(chain.transforms, chain.state_names, strict=True):
+        hypers = {name: group[transform.group_name(name)] for name, _ in transform.hypers}
+        prepare = transform.type.prepare
+        prepared = prepare(step, **hypers) if prepare is not None else {}
+        dynamic: list[tuple[str, int, int | None]] = []
+        static = []
+        for name, value in {**hypers, **prepared}.items():
+            if transform.type.kind == "matrix" or not is_dynamic(value):
+                static.append((name, value))
+            elif isinstance(value, tuple):
+                dynamic.append((name, len(values), len(value)))
+                values.extend(value)
+            else:
+                dynamic.append((name, len(values), None))
+                values.append(value)
+        bound.append(BoundTransform(transform.type, state_keys, tuple(dynamic), tuple(static)))
+    return bound, values
+
+
+def split(bound: Sequence[BoundTransform], apply: Pass, sharded: bool) -> list[Pass | BoundTransform]:
+    """The passes of a chain, with its matrix transforms (as they are) in between.
+
+    Args:
+        bound: the chain's transforms.
+        apply: the last pass's way of leaving (``maximize``, ``decay``, rounding); its transforms are filled in here.
+        sharded: whether sums must be added up over processes before they are used.
+    """
+    program: list[Pass | BoundTransform] = []
+    run: list[BoundTransform] = []
+    enter: Literal["gradient", "update", "sums"] = "gradient"
+    for transform in bound:
+        if transform.type.kind == "matrix":
+            program += [replace(apply, transforms=tuple(run), enter=enter, leave="matrix"), transform]
+            run, enter = [], "update"
+        elif transform.type.kind == "layerwise" and sharded:
+            program.append(replace(apply, transforms=(*run, transform), enter=enter, leave="sums"))
+            run, enter = [transform], "sums"
+        else:
+            run.append(transform)
+    program.append(replace(apply, transforms=tuple(run), enter=enter))
+    return program
+
+
+def random_keys(bound: Sequence[BoundTransform], step: int, indices: Sequence[int]) -> list[tuple[int, int]]:
+    """Two keys per parameter, for rounding and for noise, from the chain's seed, the step and the parameter's number."""
+    seed = next((int(v) for b in bound for name, v in b.static if name == "seed"), 0)
+    return [(stream_key(seed, step, i, 0), stream_key(seed, step, i, 1)) for i in indices]
+
+
+def memory_words(chain: Chain) -> int:
+    """Words a parameter that a step of ``chain`` must move: gradient in, parameter and state in and out."""
+    return 3 + 2 * sum(len(keys) for keys in chain.state_names)

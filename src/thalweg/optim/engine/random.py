@@ -1,0 +1,65 @@
+"""Random numbers as a function of (key, position): the same in eager and compiled code, on shards and whole tensors.
+
+A generator with a state would make results depend on the order of tensors and on the sharding, and its state would have to be
+saved. Here element ``i`` of parameter ``j`` at step ``t`` gets its own number, by the counter-based generator *Squares*
+(Widynski, arXiv:2004.06278): four or five rounds of squaring and swapping halves, which integer tensors can do inside a fused pass.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_MASK32 = 0xFFFFFFFF
+_MASK64 = 0xFFFFFFFFFFFFFFFF
+
+
+def stream_key(*parts: int) -> int:
+    """A well-mixed odd 64-bit key (as a signed integer) for a stream named by whole numbers, such as (seed, step, parameter)."""
+    key = 0x9E3779B97F4A7C15
+    for part in parts:
+        key = (key ^ (part & _MASK64)) + 0x9E3779B97F4A7C15 & _MASK64  # splitmix64
+        key = (key ^ (key >> 30)) * 0xBF58476D1CE4E5B9 & _MASK64
+        key = (key ^ (key >> 27)) * 0x94D049BB133111EB & _MASK64
+        key ^= key >> 31
+    key |= 1
+    return key - (1 << 64) if key >> 63 else key
+
+
+def random_bits(index: Tensor, key: Any) -> Tensor:
+    """64 random bits for every int64 position ``index`` (same shape, int64) under ``key`` (an int or a 0-d int64 tensor)."""
+    x = y = index * key
+    z = y + key
+    x = _swap_halves(x * x + y)
+    x = _swap_halves(x * x + z)
+    x = _swap_halves(x * x + y)
+    x = t = x * x + z
+    x = _swap_halves(x)
+    return t ^ (((x * x + y) >> 32) & _MASK32)
+
+
+def standard_normal(index: Tensor, key: Any) -> Tensor:
+    """Standard normal float32 numbers for every position, by Box and Muller from two 32-bit halves."""
+    bits = random_bits(index, key)
+    u1 = (((bits >> 32) & _MASK32).to(torch.float32) + 1.0) * 2.0**-32
+    u2 = (bits & _MASK32).to(torch.float32) * (2.0 * math.pi * 2.0**-32)
+    return torch.sqrt(-2.0 * torch.log(u1.clamp(max=1.0))) * torch.cos(u2)
+
+
+def round_stochastically(x: Tensor, dtype: torch.dtype, bits: Tensor) -> Tensor:
+    """Float32 ``x`` rounded to bfloat16, up or down with the probability that makes the mean exact.
+
+    Adds 16 random bits below bfloat16's last one and cuts the rest off; infinities and NaN pass unchanged.
+    """
+    if dtype is not torch.bfloat16:
+        raise ValueError(f"stochastic rounding is for bfloat16 parameters, not {dtype}")
+    raw = x.view(torch.int32)
+    rounded = ((raw + (bits & 0xFFFF).to(torch.int32)) & -65536).view(torch.float32)
+    return torch.where(torch.isfinite(x), rounded, x).to(dtype)
+
+
+def _swap_halves(x: Tensor) -> Tensor:
+    return ((x >> 32) & _MASK32) | (x << 32)

@@ -1,0 +1,222 @@
+"""Transforms: one idea each, turning a gradient-like tensor into the next; ``a() >> b()`` chains them.
+
+There are three kinds, and the kind says what the engine may do:
+
+- :func:`elementwise` sees each number alone. The engine may run it on shards and fuse it with its neighbours.
+- :func:`layerwise` also needs sums over the whole tensor (norms). The engine adds the shards' sums up.
+- :func:`matrix` gets stacks ``(batch, m, n)`` of equal shape. The engine flattens convolutions and gathers shards.
+
+A transform is declared by decorating its update function. Keyword-only arguments with a default are its hyper-parameters; those
+without one are filled in by the engine (see :func:`elementwise`)::
+
+    @elementwise(state=("exp_avg",))
+    def lion_direction(update, param, state, *, betas=(0.9, 0.99)): ...
+
+Floats (and tuples of floats) may change at every step; numbers that the code branches on must be declared as bool, int or str.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from thalweg.optim.engine.hyperparameters import check_hyperparameters
+
+KINDS = ("elementwise", "layerwise", "matrix")
+
+
+class TransformType:
+    """A declared transform; calling it with hyper-parameters gives a :class:`Transform`."""
+
+    def __init__(
+        self,
+        update: Callable[..., Any],
+        kind: str,
+        state: tuple[str, ...] = (),
+        sums: Callable[..., Any] | None = None,
+        prepare: Callable[..., dict[str, float]] | None = None,
+        input_dtype: Callable[..., Any] | None = None,
+    ) -> None:
+        parameters = inspect.signature(update).parameters.values()
+        keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+        self.update, self.kind, self.state, self.sums, self.prepare = update, kind, state, sums, prepare
+        self.input_dtype = input_dtype
+        self.defaults: dict[str, Any] = {p.name: p.default for p in keywords if p.default is not p.empty}
+        self.needs: frozenset[str] = frozenset(p.name for p in keywords if p.default is p.empty)
+        self.__name__, self.__qualname__, self.__module__ = update.__name__, update.__qualname__, update.__module__
+        self.__doc__ = update.__doc__
+        self.__signature__ = inspect.Signature(
+            [inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=v) for k, v in self.defaults.items()]
+        )
+
+    def __call__(self, **hypers: Any) -> Transform:
+        for name in hypers:
+            if name not in self.defaults:
+                known = ", ".join(self.defaults) or "none"
+                raise TypeError(f"{self.__name__}() has no hyper-parameter {name!r} (it has: {known})")
+        merged = {**self.defaults, **hypers}
+        check_hyperparameters(merged)
+        return Transform(self, tuple(merged.items()))
+
+    def __reduce__(self) -> str:
+        return self.__qualname__  # pickled by reference, like a function
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} transform {self.__name__}>"
+
+
+@dataclass(frozen=True)
+class Transform:
+    """A transform with its hyper-parameters' start values; immutable, hashable, picklable.
+
+    ``names`` maps a hyper-parameter to the key it has in the parameter groups, where that differs.
+    """
+
+    type: TransformType
+    hypers: tuple[tuple[str, Any], ...]
+    names: tuple[tuple[str, str], ...] = ()
+
+    def rename(self, **names: str) -> Transform:
+        """The same transform with hyper-parameters under other names in ``param_groups``: ``noise().rename(eta="noise_eta")``."""
+        for name in names:
+            if name not in dict(self.hypers):
+                raise ValueError(f"{self.type.__name__} has no hyper-parameter {name!r} to rename")
+        return Transform(self.type, self.hypers, tuple({**dict(self.names), **names}.items()))
+
+    def group_name(self, hyper: str) -> str:
+        """The key of hyper-parameter ``hyper`` in the parameter groups."""
+        return dict(self.names).get(hyper, hyper)
+
+    def __rshift__(self, other: Transform | Chain) -> Chain:
+        return Chain((self,)) >> other
+
+    def __repr__(self) -> str:
+        inner = ", ".join(f"{self.group_name(k)}={v!r}" for k, v in self.hypers)
+        return f"{self.type.__name__}({inner})"
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Transforms applied one after the other. Hyper-parameters of one name are one hyper-parameter, so their values must agree."""
+
+    transforms: tuple[Transform, ...]
+    hypers: Mapping[str, Any] = field(init=False, compare=False, repr=False)
+    state_names: tuple[tuple[str, ...], ...] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hypers", self._merge_hypers())
+        object.__setattr__(self, "state_names", self._unique_state_names())
+
+    @classmethod
+    def of(cls, chain: Transform | Chain) -> Chain:
+        """``chain`` itself, or a chain of one transform."""
+        if isinstance(chain, Chain):
+            return chain
+        if isinstance(chain, Transform):
+            return cls((chain,))
+        if isinstance(chain, TransformType):
+            raise TypeError(f"{chain.__name__} must be called: write {chain.__name__}()")
+        raise TypeError(f"a chain is made of transforms, not {type(chain).__name__}")
+
+    def __rshift__(self, other: Transform | Chain) -> Chain:
+        return Chain(self.transforms + Chain.of(other).transforms)
+
+    def __iter__(self) -> Iterator[Transform]:
+        return iter(self.transforms)
+
+    def __repr__(self) -> str:
+        return " >> ".join(map(repr, self.transforms))
+
+    @property
+    def needs_step(self) -> bool:
+        """Whether any transform depends on the step count."""
+        return any(t.type.prepare or "normal" in t.type.needs for t in self)
+
+    @property
+    def has_matrix(self) -> bool:
+        """Whether any transform works on whole matrices."""
+        return any(t.type.kind == "matrix" for t in self)
+
+    def _merge_hypers(self) -> dict[str, Any]:
+        merged: dict[str, Any] = {}
+        for transform in self.transforms:
+            for name, value in transform.hypers:
+                key = transform.group_name(name)
+                if key == "lr":
+                    raise ValueError(
+                        f"{transform.type.__name__}: 'lr' belongs to the engine and can't be a hyper-parameter"
+                    )
+                if key in merged and merged[key] != value:
+                    raise ValueError(
+                        f"two transforms of the chain claim {key!r} with different values, {merged[key]!r} and {value!r}: "
+                        f"give both the same value, or rename one, as in {transform.type.__name__}(...).rename({name}='...')"
+                    )
+                merged[key] = value
+        return merged
+
+    def _unique_state_names(self) -> tuple[tuple[str, ...], ...]:
+        """Keys in the optimizer's state for every transform; a name used before gets a number, by position."""
+        seen: dict[str, int] = {}
+        keys = []
+        for transform in self.transforms:
+            own = []
+            for name in transform.type.state:
+                seen[name] = seen.get(name, 0) + 1
+                own.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+            keys.append(tuple(own))
+        return tuple(keys)
+
+
+def elementwise(
+    *, state: tuple[str, ...] = (), prepare: Callable[..., dict[str, float]] | None = None
+) -> Callable[[Callable[..., Any]], TransformType]:
+    """Declare an element-by-element transform ``f(update, param, state, *, ...) -> update``.
+
+    Args:
+        state: names of the tensors kept per parameter; like the parameter, zero at the start. ``f`` reads ``state[name]`` and
+            assigns the new tensor to it; it changes nothing in place.
+        prepare: ``prepare(step, **hypers) -> {name: float}``, worked out once a step in plain Python. Whatever depends on the
+            step count belongs here: inside the fused pass it would be worked out anew for every element.
+
+    Keyword-only arguments of ``f`` without a default are filled in: the names that ``prepare`` returns; ``lr``; and ``normal``, a
+    function without arguments that gives standard normal numbers, the same whatever the sharding (needs a hyper-parameter ``seed``).
+    """
+
+    def declare(update: Callable[..., Any]) -> TransformType:
+        return TransformType(update, "elementwise", state, prepare=prepare)
+
+    return declare
+
+
+def layerwise(
+    *,
+    sums: Callable[..., Any],
+    state: tuple[str, ...] = (),
+    prepare: Callable[..., dict[str, float]] | None = None,
+) -> Callable[[Callable[..., Any]], TransformType]:
+    """Declare a transform ``f(update, param, state, sums, *, ...) -> update`` that needs sums over each whole tensor.
+
+    Args:
+        sums: ``sums(update, param) -> tuple of 0-d tensors``, each a sum over elements, so that shards can be added up.
+        state, prepare: see :func:`elementwise`.
+    """
+
+    def declare(update: Callable[..., Any]) -> TransformType:
+        return TransformType(update, "layerwise", state, sums, prepare)
+
+    return declare
+
+
+def matrix(*, input_dtype: Callable[..., Any] | None = None) -> Callable[[Callable[..., Any]], TransformType]:
+    """Declare a transform ``f(stack, *, ...) -> stack`` of matrices ``(batch, m, n)``, m counting outputs.
+
+    Args:
+        input_dtype: ``input_dtype(device, dtype, **hypers) -> torch.dtype`` the updates should arrive in; default: as they are.
+    """
+
+    def declare(update: Callable[..., Any]) -> TransformType:
+        return TransformType(update, "matrix", input_dtype=input_dtype)
+
+    return declare

@@ -1,0 +1,119 @@
+"""Parameter groups: which parameters are decayed, which count as hidden matrices, how learning rates fall towards the input."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+
+def param_groups_weight_decay(
+    model: nn.Module, weight_decay: float = 1e-5, no_weight_decay_list: Iterable[str] = ()
+) -> list[dict[str, Any]]:
+    """Two groups, decayed and not: biases, norm gains and other parameters of one dimension or none are not decayed.
+
+    Args:
+        model: its trainable parameters are used.
+        weight_decay: decay of the first group (default 1e-5, as in timm).
+        no_weight_decay_list: full names of further parameters not to decay.
+
+    Returns:
+        Groups of named parameters, empty ones left out.
+
+    Example:
+        >>> from torch import nn
+        >>> [(g["weight_decay"], [name for name, _ in g["params"]]) for g in param_groups_weight_decay(nn.Linear(2, 2), 0.1)]
+        [(0.1, ['weight']), (0.0, ['bias'])]
+    """
+    skip = set(no_weight_decay_list)
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    decayed = [(name, p) for name, p in named if p.ndim >= 2 and name not in skip]
+    plain = [(name, p) for name, p in named if p.ndim < 2 or name in skip]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def param_groups_layer_decay(
+    model: nn.Module,
+    lr: float,
+    weight_decay: float = 0.05,
+    layer_decay: float = 0.75,
+    no_weight_decay_list: Iterable[str] = (),
+) -> list[dict[str, Any]]:
+    """Groups whose learning rate falls by ``layer_decay`` from each layer to the one before: the head gets ``lr``.
+
+    Layers are the entries of the model's longest numbered list of blocks (``blocks.0``, ``layers.3``, ``h.11``, ...); what stands
+    before the list counts as layer 0, what stands after it as the head.
+
+    Args:
+        model: its trainable parameters are used.
+        lr: learning rate of the head.
+        weight_decay: decay of parameters of two dimensions or more.
+        layer_decay: factor from layer to layer, in (0, 1].
+        no_weight_decay_list: full names of further parameters not to decay.
+
+    Returns:
+        Groups of named parameters with ``lr``, ``lr_scale`` and ``weight_decay``, from the input to the head.
+
+    Raises:
+        ValueError: ``layer_decay`` out of range, or a model without numbered blocks.
+    """
+    if not 0 < layer_decay <= 1:
+        raise ValueError(f"Invalid layer_decay: {layer_decay!r} (must be in (0, 1])")
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    prefix, depth = _block_list([name for name, _ in model.named_parameters()])
+    skip = set(no_weight_decay_list)
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    seen_block = False
+    for name, param in named:
+        inside = re.match(rf"{re.escape(prefix)}(\d+)\.", name)
+        if inside:
+            layer, seen_block = int(inside.group(1)) + 1, True
+        else:
+            layer = depth + 1 if seen_block else 0
+        decays = param.ndim >= 2 and name not in skip
+        scale = layer_decay ** (depth + 1 - layer)
+        start = {"params": [], "lr": lr * scale, "lr_scale": scale, "weight_decay": weight_decay if decays else 0.0}
+        groups.setdefault((layer, decays), start)["params"].append((name, param))
+    return [groups[key] for key in sorted(groups)]
+
+
+def hidden_matrices(model: nn.Module, exclude: tuple[str, ...] = ("embed", "head")) -> set[str]:
+    """Names of the weight matrices between input embedding and output head, for rules that treat matrices as matrices.
+
+    Left out: parameters below two dimensions, embeddings, the last matrix of the model (its head) if there is more than one, what
+    is tied to either, and names that hold a word of ``exclude``.
+    """
+    embeddings = {
+        id(p)
+        for m in model.modules()
+        if isinstance(m, nn.Embedding | nn.EmbeddingBag)
+        for p in m.parameters(recurse=False)
+    }
+    matrices = [(name, p) for name, p in model.named_parameters() if p.ndim >= 2 and id(p) not in embeddings]
+    if len(matrices) > 1 and _head_is_own(model):
+        matrices = matrices[:-1]
+    return {name for name, _ in matrices if not any(word in name.lower() for word in exclude)}
+
+
+def _head_is_own(model: nn.Module) -> bool:
+    """Whether the last linear map in the model has a weight of its own, not one tied to an embedding."""
+    named = dict(model.named_parameters(remove_duplicate=False))
+    unique = dict(model.named_parameters())
+    last = next((name for name in reversed(named) if named[name].ndim >= 2), None)
+    return last in unique
+
+
+def _block_list(names: list[str]) -> tuple[str, int]:
+    """Prefix and length of the longest numbered list of blocks among parameter names."""
+    found: dict[str, set[int]] = {}
+    for name in names:
+        match = re.match(r"(.*?\.|)(\d+)\.", name)
+        if match:
+            found.setdefault(match.group(1), set()).add(int(match.group(2)))
+    if not found:
+        raise ValueError("layer-wise decay needs a model with numbered blocks, such as blocks.0, blocks.1, ...")
+    prefix = max(found, key=lambda p: len(found[p]))
+    return prefix, max(found[prefix]) + 1

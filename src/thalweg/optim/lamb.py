@@ -1,0 +1,77 @@
+"""LAMB: Adam's direction, scaled to the norm of each layer (arXiv:1904.00962)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from thalweg.optim.adamw import adam_direction
+from thalweg.optim.engine import ChainedOptimizer
+from thalweg.optim.engine.optimizer import Params
+from thalweg.optim.trust_ratio import trust_ratio
+from thalweg.optim.weight_decay import add_decayed_weights
+from thalweg.registry import method
+
+
+def layerwise_groups(model: nn.Module) -> list[dict[str, Any]]:
+    """Parameter groups for layer-wise rules: biases, norm gains and scalars are neither decayed nor adapted."""
+    groups = ChainedOptimizer.groups_for(model)
+    for group in groups:
+        if "weight_decay" in group:
+            group["adapt"] = False
+    return groups
+
+
+@method("lamb", search={"lr": ("log", 1e-4, 1e-1), "weight_decay": ("log", 1e-3, 1.0)})
+class Lamb(ChainedOptimizer):
+    r"""Layer-wise adaptive moments for large batches (arXiv:1904.00962).
+
+    .. math::
+        r = \frac{m / (1-\beta_1^t)}{\sqrt{v / (1-\beta_2^t)} + \epsilon} + \lambda p, \qquad
+        p \leftarrow p - \eta\, \frac{\phi(\|p\|)}{\|r\|}\, r
+
+    ``adam_direction >> add_decayed_weights >> trust_ratio``: every adapted tensor moves by the share ``lr`` of its own norm, and the
+    decay is part of the direction that is normalized. This is the paper's second algorithm; packages differ (timm leaves groups
+    without decay unadapted, apex first divides by the global gradient norm: use ``torch.nn.utils.clip_grad_norm_`` for that).
+
+    Args:
+        params: parameters, named parameters, parameter groups, or a module (see :func:`layerwise_groups`). A group with
+            ``adapt=False`` takes plain Adam steps.
+        lr: learning rate (default 1e-3).
+        betas: decay rates of the running means (default (0.9, 0.999)).
+        eps: added to the root of the second moment (default 1e-6).
+        weight_decay: decay inside the direction (default 0.01).
+        clamp_norm: (low, high) bounds of the weight norm in the ratio (default None: no bounds). A lower bound lets tensors that
+            start at zero grow.
+        options: see :class:`~thalweg.optim.EngineOptions`.
+
+    State: ``exp_avg`` and ``exp_avg_sq``.
+
+    Example:
+        >>> import torch
+        >>> from thalweg.optim import Lamb
+        >>> model = torch.nn.Linear(4, 2)
+        >>> optimizer = Lamb(model, lr=1e-2)
+        >>> model(torch.ones(8, 4)).square().mean().backward()
+        >>> optimizer.step()
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.01,
+        clamp_norm: tuple[float, float] | None = None,
+        **options: Any,
+    ) -> None:
+        chain = (
+            adam_direction(betas=betas, eps=eps)
+            >> add_decayed_weights(weight_decay=weight_decay)
+            >> trust_ratio(clamp_norm=clamp_norm)
+        )
+        super().__init__(params, chain, lr=lr, **options)
+
+    groups_for = staticmethod(layerwise_groups)  # type: ignore[assignment]

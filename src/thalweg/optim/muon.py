@@ -1,0 +1,176 @@
+"""Muon: momentum of hidden matrices, orthogonalized (arXiv:2509.24406)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from thalweg.linalg.polar import Coefficients, coefficient_table, newton_schulz, newton_schulz_dtype
+from thalweg.optim.adamw import adam_direction
+from thalweg.optim.engine import ChainedOptimizer, matrix
+from thalweg.optim.engine.optimizer import Params
+from thalweg.optim.groups import hidden_matrices
+from thalweg.optim.momentum import momentum as momentum_of
+from thalweg.registry import method
+
+ShapeScale = Literal["original", "match_rms_adamw", "spectral", "none"]
+
+
+def shape_scale(m: int, n: int, rule: str) -> float:
+    """Factor of an orthogonalized m x n update (m outputs): see :class:`Muon`'s ``adjust_lr_fn``."""
+    scales = {
+        "original": math.sqrt(max(1.0, m / n)),
+        "match_rms_adamw": 0.2 * math.sqrt(max(m, n)),
+        "spectral": math.sqrt(m / n),
+        "none": 1.0,
+    }
+    if rule not in scales:
+        raise ValueError(f"unknown adjust_lr_fn {rule!r} (choose from {', '.join(scales)})")
+    return scales[rule]
+
+
+def _iteration_dtype(
+    device: torch.device, dtype: torch.dtype, ns_dtype: torch.dtype | None = None, **_: Any
+) -> torch.dtype:
+    return ns_dtype or newton_schulz_dtype(device, dtype)
+
+
+@matrix(input_dtype=_iteration_dtype)
+def orthogonalize(
+    stack: Tensor,
+    *,
+    ns_steps: int = 5,
+    ns_coefficients: Coefficients = "quintic",
+    eps: float = 1e-7,
+    adjust_lr_fn: str = "original",
+    ns_dtype: torch.dtype | None = None,
+) -> Tensor:
+    r"""Replace each matrix by (nearly) its polar factor, times a factor of its shape; see :class:`Muon`."""
+    factor = shape_scale(stack.shape[-2], stack.shape[-1], adjust_lr_fn)
+    polar = newton_schulz(stack, ns_steps, ns_coefficients, eps, ns_dtype)
+    return polar if factor == 1.0 else polar * factor
+
+
+@method("muon", search={"lr": ("log", 1e-3, 1e-1), "rest_lr": ("log", 1e-4, 3e-2), "weight_decay": ("log", 1e-4, 1e-1)})
+class Muon(ChainedOptimizer):
+    r"""Muon for hidden weight matrices, AdamW for the rest (arXiv:2509.24406, after Jordan et al. 2024).
+
+    .. math::
+        M \leftarrow \mu M + (1-\mu) G, \quad U = (1-\mu) G + \mu M \text{ (Nesterov)}, \quad
+        W \leftarrow (1 - \eta\lambda) W - \eta\, s\, \mathrm{NS}(U)
+
+    NS is five Newton-Schulz steps (:func:`thalweg.linalg.polar.newton_schulz`): all singular directions move by about the same
+    amount. Matrices of equal shape are stacked into one call; convolutions count as (out, in * kh * kw).
+
+    Args:
+        params: best a module: embeddings, the output head and everything below two dimensions go to AdamW, the rest to Muon
+            (:func:`thalweg.optim.muon_groups`; ``print(optimizer)`` shows the choice). Parameter groups choose by
+            ``rule="muon"`` or ``"adamw"``; stacked experts (E, m, n) need ``batched=True``. Bare parameters are split by their
+            number of dimensions alone, which can't tell an embedding from a hidden matrix.
+        lr: learning rate of the matrices (default 0.02).
+        momentum: :math:`\mu` (default 0.95).
+        nesterov: look one step ahead (default True).
+        weight_decay: decoupled decay of the matrices (default 0).
+        ns_steps: Newton-Schulz steps (default 5).
+        ns_coefficients: "quintic" (default), "polar_express", a triple, or a triple per step.
+        eps: lower bound of the norm in Newton-Schulz (default 1e-7).
+        adjust_lr_fn: the factor s for an m x n matrix: "original" sqrt(max(1, m/n)) (default); "match_rms_adamw"
+            0.2 sqrt(max(m, n)), so that AdamW's lr carries over; "spectral" sqrt(m/n); "none" 1.
+        ns_dtype: dtype of the iteration (default None: bfloat16 where the hardware gains, else float32; float64 for float64).
+        rest_lr, rest_betas, rest_eps, rest_weight_decay: AdamW's settings for the rest (3e-4, (0.9, 0.95), 1e-10, 0).
+        options: see :class:`~thalweg.optim.EngineOptions`.
+
+    State: one tensor a matrix, ``momentum_buffer``; two for the rest.
+
+    Raises:
+        ValueError: a parameter below two dimensions, or a complex one, in a group with ``rule="muon"``.
+
+    Example:
+        >>> import torch
+        >>> from thalweg.optim import Muon
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> optimizer = Muon(model, lr=0.02, rest_lr=1e-3)
+        >>> model(torch.ones(8, 4)).square().mean().backward()
+        >>> optimizer.step()
+        >>> [(group["rule"], group["param_names"]) for group in optimizer.param_groups]
+        [('muon', ['0.weight']), ('adamw', ['2.weight']), ('adamw', ['0.bias', '2.bias'])]
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 0.02,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        weight_decay: float = 0.0,
+        ns_steps: int = 5,
+        ns_coefficients: Coefficients = "quintic",
+        eps: float = 1e-7,
+        adjust_lr_fn: ShapeScale = "original",
+        ns_dtype: torch.dtype | None = None,
+        rest_lr: float = 3e-4,
+        rest_betas: tuple[float, float] = (0.9, 0.95),
+        rest_eps: float = 1e-10,
+        rest_weight_decay: float = 0.0,
+        **options: Any,
+    ) -> None:
+        coefficient_table(ns_coefficients)
+        shape_scale(1, 1, adjust_lr_fn)
+        rules = {
+            "muon": momentum_of(momentum=momentum, nesterov=nesterov, ema=True)
+            >> orthogonalize(
+                ns_steps=ns_steps,
+                ns_coefficients=ns_coefficients,
+                eps=eps,
+                adjust_lr_fn=adjust_lr_fn,
+                ns_dtype=ns_dtype,
+            ),
+            "adamw": adam_direction(betas=rest_betas, eps=rest_eps),
+        }
+        groups = muon_groups(params) if isinstance(params, nn.Module) else _groups_by_dimension(params)
+        for group in groups:
+            if group.get("rule") == "adamw":
+                group.setdefault("lr", rest_lr)
+                group.setdefault("weight_decay", rest_weight_decay)
+        super().__init__(groups, rules, lr=lr, weight_decay=weight_decay, **options)
+
+
+def muon_groups(model: nn.Module, exclude: tuple[str, ...] = ("embed", "head")) -> list[dict[str, Any]]:
+    """Parameter groups that give Muon the hidden matrices and AdamW the rest.
+
+    Args:
+        model: embeddings (``nn.Embedding`` and ``nn.EmbeddingBag``), the last matrix in the model (the output head) and what is tied
+            to either are left to AdamW.
+        exclude: parts of names that also are.
+
+    Returns:
+        Up to three groups, with names: ``rule="muon"``; ``rule="adamw"`` for the other matrices; and for biases, norm gains
+        and scalars, without weight decay.
+    """
+    hidden = hidden_matrices(model, exclude)
+    named = list(model.named_parameters())
+    groups: list[dict[str, Any]] = [
+        {"params": [(n, p) for n, p in named if n in hidden], "rule": "muon"},
+        {"params": [(n, p) for n, p in named if n not in hidden and p.ndim >= 2], "rule": "adamw"},
+        {"params": [(n, p) for n, p in named if p.ndim < 2], "rule": "adamw", "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _groups_by_dimension(params: Any) -> list[dict[str, Any]]:
+    """Groups as they were given, or bare (possibly named) parameters parted by their number of dimensions."""
+    items = list(params)
+    if items and isinstance(items[0], dict):
+        return [dict(group) for group in items]
+
+    def ndim(item: Any) -> int:
+        return (item[1] if isinstance(item, tuple) else item).ndim
+
+    groups = [
+        {"params": [item for item in items if ndim(item) >= 2], "rule": "muon"},
+        {"params": [item for item in items if ndim(item) < 2], "rule": "adamw"},
+    ]
+    return [group for group in groups if group["params"]]
