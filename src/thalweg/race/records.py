@@ -16,8 +16,9 @@ Verdict = Literal["baseline", "faster", "slower", "no difference shown", "too fe
 class Run:
     """One training run: its identity, what it measured, and how it ended.
 
-    The four curves have one entry an evaluation, the first before any step. ``seconds`` counts training steps only, evaluations
-    and set-up left out. ``train_loss`` is the mean over the steps since the evaluation before (NaN at the first).
+    The four curves have one entry an evaluation, the first before any step. ``seconds`` counts training steps only,
+    evaluations and set-up left out. ``train_loss`` is the mean over the steps since the evaluation before (NaN at the
+    first).
     """
 
     recipe: str
@@ -60,8 +61,8 @@ class Run:
 class RecipeResult:
     """One recipe's row: medians over fresh seeds, and paired ratios against the baseline (below 1 is better).
 
-    Times to target are ``None`` where the median run never got there; intervals are ``None`` where there is no comparison.
-    ``final`` is the mean over fresh seeds of the metric at the last evaluation.
+    Times to target are ``None`` where the median run never got there; intervals are ``None`` where there is no
+    comparison. ``final`` is the mean over fresh seeds of the metric at the last evaluation.
     """
 
     name: str
@@ -118,7 +119,7 @@ class RaceResult:
 
 
 def jsonable(value: Any) -> Any:
-    """``value`` with tuples as lists and non-finite floats as None, so that ``json.dumps(..., allow_nan=False)`` accepts it."""
+    """``value`` with tuples as lists and non-finite floats as None, as ``json.dumps(..., allow_nan=False)`` needs."""
     if isinstance(value, dict):
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

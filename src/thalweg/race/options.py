@@ -1,0 +1,61 @@
+"""Checks of what a race was asked for, before anything is trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from thalweg.registry import unknown
+
+_AT_LEAST = {"trials": 1, "seeds": 1, "tuning_seeds": 1, "seed": 0, "steps": 1, "devices": 1}
+_CHOICES = {
+    "schedule": ("cosine", "constant"),
+    "device": ("auto", "cpu", "cuda", "gpu", "mps"),
+    "strategy": ("auto", "ddp", "fsdp"),
+    "precision": (
+        "16-mixed",
+        "16-true",
+        "32-true",
+        "64-true",
+        "bf16-mixed",
+        "bf16-true",
+        "transformer-engine",
+        "transformer-engine-float16",
+    ),
+}
+
+
+def check_options(asked: Mapping[str, Any], workers: int | None, ray: str | None) -> dict[str, Any]:
+    """The options that were given, checked.
+
+    Args:
+        asked: every option of :func:`~thalweg.race.race` that decides a result, by name; ``None`` where it was left
+            out.
+        workers: processes.
+        ray: Ray's address.
+
+    Returns:
+        ``asked`` without what was left out.
+
+    Raises:
+        ValueError: one line that says which option is wrong.
+    """
+    given = {key: value for key, value in asked.items() if value is not None}
+    for key, least in _AT_LEAST.items():
+        if key in given and (not isinstance(given[key], int) or given[key] < least):
+            raise ValueError(f"{key} must be a whole number, at least {least}, not {given[key]!r}")
+    for key, choices in _CHOICES.items():
+        if key in given and given[key] not in choices:
+            raise ValueError(unknown(key, str(given[key]), choices))
+    if "seconds" in given and not 0 < given["seconds"] < math.inf:
+        raise ValueError(f"seconds must be a positive number, not {given['seconds']!r}")
+    if "seconds" in given and "steps" in given:
+        raise ValueError("give the budget in steps or in seconds, not in both")
+    if "target" in given and not math.isfinite(given["target"]):
+        raise ValueError(f"target must be a finite number, not {given['target']!r}")
+    if workers is not None and workers < 0:
+        raise ValueError(f"workers must be 0 (train in this process) or more, not {workers}")
+    if ray is not None and workers == 0:
+        raise ValueError("workers=0 trains in this process; leave ray out, or give it at least one worker")
+    return given
