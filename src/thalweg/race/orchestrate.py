@@ -183,7 +183,7 @@ def result_of(plan: Plan, runs: list[Run], name: str) -> RaceResult:
         budget=plan.budget(),
         recipes=rows,
         runs=runs,
-        environment=plan.environment,
+        environment={**plan.environment, "command": plan.command()},
     )
 
 
@@ -225,7 +225,8 @@ def _start(
     name = new_race(out, name, plan.task, storage)
     try:
         store = Storage(database(out, name, storage), name)
-        _or_close(store, lambda: (store.begin(resume=False), store.write_plan(plan)))
+        _or_close(store, lambda: store.begin(resume=False))
+        _or_close(store, lambda: store.write_plan(plan))
     except RaceError:
         with suppress(OSError):
             (out / name).rmdir()  # only if nothing is in it

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from thalweg.race.errors import RaceError
@@ -76,13 +78,22 @@ class Plan:
         Runs of one seed lie next to each other in time, and the recipe that comes first changes from seed to seed, so
         that a machine that slows down for a while slows down all recipes alike.
         """
-        jobs = []
-        for number in range(self.seeds):
-            first = number % len(self.recipes)
-            for recipe in self.recipes[first:] + self.recipes[:first]:
-                if recipe in chosen:
-                    jobs.append(Job(recipe, "fresh", number, self.fresh_seed(number), chosen[recipe]))
-        return jobs
+        count = len(self.recipes)
+        order = [(n, self.recipes[(n + place) % count]) for n in range(self.seeds) for place in range(count)]
+        return [Job(name, "fresh", n, self.fresh_seed(n), chosen[name]) for n, name in order if name in chosen]
+
+    def command(self) -> str:
+        """The command that starts this race again; empty if it was started with a task object from Python."""
+        if not self.source:
+            return ""
+        words = ["thalweg", "race", "--task", Path(self.source).name if self.fingerprint else self.source]
+        fixed = Conditions(steps=self.conditions.steps, eval_every=self.conditions.eval_every)
+        numbers = {"trials": self.trials, "tuning_seeds": self.tuning_seeds, "seeds": self.seeds, "seed": self.seed}
+        usual = {"tuning_seeds": 1, "seed": 0, **dataclasses.asdict(fixed), "steps": None}
+        for key, value in {**numbers, **dataclasses.asdict(self.conditions)}.items():
+            if value != usual.get(key):
+                words += [f"--{key.replace('_', '-')}", *([] if value is True else [str(value)])]
+        return shlex.join([*words, "--baseline", self.baseline, *self.recipes])
 
     @property
     def total(self) -> int:

@@ -6,12 +6,14 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from thalweg import tasks
 from thalweg.race.errors import RaceError
 from thalweg.race.job import Conditions
 from thalweg.race.plan import Plan
 from thalweg.race.recipe import Recipe, load_methods, parse, parse_all
 from thalweg.race.spec import TaskSpec
 from thalweg.race.tuning import trial_settings
+from thalweg.tasks.check import check_task
 from thalweg.tasks.task import Task, TaskError
 
 TRIALS, SEEDS = 8, 5
@@ -33,13 +35,10 @@ _OF_CONDITIONS = (
 
 def load_task(task: AnyTask) -> tuple[TaskSpec, Task]:
     """A task, ready to train, and how it travels; a :class:`TaskError` if it is no good."""
-    from thalweg.tasks.check import check_task
-
-    load_methods()  # a task file may register methods of its own
-    spec = TaskSpec.of(task)
-    loaded = task if isinstance(task, Task) else spec.load()
+    load_methods()  # before the task, whose file may register methods of its own
+    loaded = task if isinstance(task, Task) else tasks.load(task)
     check_task(loaded)
-    return spec, loaded
+    return TaskSpec.of(task), loaded
 
 
 def make_plan(

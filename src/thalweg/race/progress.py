@@ -59,9 +59,11 @@ class Bars:
         self._all: TaskID | None = None
         self._shares: dict[tuple[str, str, int], float] = {}
         self._lines = Lines()
+        self._name, self._kept, self._total = "", 0, 0
 
     def started(self, name: str, plan: Plan, done: list[Run]) -> None:
         """Draw the bars."""
+        self._name, self._kept, self._total = name, len(done), plan.total
         if not self._console.is_terminal:
             self._lines.started(name, plan, done)
             return
@@ -91,6 +93,7 @@ class Bars:
 
     def finished(self, run: Run) -> None:
         """Count a run."""
+        self._kept += 1
         if self._bars is None:
             self._lines.finished(run)
             return
@@ -104,6 +107,13 @@ class Bars:
         """Leave the terminal as it was."""
         if self._bars is not None:
             self._bars.stop()
+
+    def farewell(self, place: str) -> str:
+        """What to say when the race was stopped; ``place`` is what ``--resume`` needs besides the name."""
+        if not self._name:
+            return "stopped before the first run"
+        kept = f"{self._kept} of {self._total} runs are kept"
+        return f"stopped; {kept}. Go on with: thalweg race --resume --name {self._name}{place}"
 
     def _advance(self, recipe: str, by: float) -> None:
         assert self._bars is not None and self._all is not None

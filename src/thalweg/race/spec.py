@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from thalweg import tasks
 from thalweg.race.outcome import one_line
 from thalweg.tasks.task import Task, TaskError
 
@@ -34,13 +35,15 @@ class TaskSpec:
         if isinstance(task, Task):
             return cls("object", task.name)
         text = os.fspath(task)
-        if not text.endswith(".py"):
+        if text in tasks.names() or not (
+            text.endswith(".py") or os.path.basename(text) != text or os.path.isfile(text)
+        ):
             return cls("name", text)
         path = Path(text).expanduser().absolute()
         try:
             return cls("file", str(path), path.read_bytes())
         except OSError as error:
-            raise TaskError(f"can't read task file {text}: {error.strerror}") from None
+            raise TaskError(f"{text}: can't be read: {error.strerror}") from None
 
     def pickled(self, task: Task) -> TaskSpec:
         """The spec with the task object inside, for another process; names and files stay as they are."""
@@ -65,21 +68,19 @@ class TaskSpec:
             return self.task
         if self.kind == "object":
             return self._unpickle()
-        from thalweg.tasks import load
-
         if self.kind == "name":
-            return load(self.value)
+            return tasks.load(self.value)
         path = Path(self.value)
         if not path.exists():
             with tempfile.TemporaryDirectory() as folder:
                 copy = Path(folder) / path.name
                 copy.write_bytes(self.source)
-                return load(str(copy))
+                return tasks.load(copy)
         if path.read_bytes() != self.source:
             raise TaskError(
                 f"{path.name} changed while the race was running; restore it and use --resume, or start a new race"
             )
-        return load(str(path))
+        return tasks.load(path)
 
     def _unpickle(self) -> Task:
         try:

@@ -226,4 +226,4 @@ class _Trial:
         if self.world == 1 or self.conditions.seconds is None:
             return elapsed
         slowest = torch.tensor(elapsed, dtype=torch.float64, device=self.device)
-        return float(self.fabric.all_reduce(slowest, reduce_op="max"))
+        return float(self.fabric.all_reduce(slowest, reduce_op="max"))  # type: ignore[arg-type]

@@ -67,8 +67,8 @@ def distribution(space: Space) -> BaseDistribution:
     if kind == "choice":
         return CategoricalDistribution(bounds)
     if kind == "int":
-        return IntDistribution(*bounds)
-    return FloatDistribution(*bounds, log=kind == "log")
+        return IntDistribution(bounds[0], bounds[1])
+    return FloatDistribution(bounds[0], bounds[1], log=kind == "log")
 
 
 def score(run: Run, goal: Goal) -> float:

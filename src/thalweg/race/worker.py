@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -12,7 +13,7 @@ from thalweg.race.records import Run
 from thalweg.race.spec import TaskSpec
 
 Message = tuple[str, Any]
-"""``("ready", None)``, ``("failed", line)``, ``("progress", share)``, ``("done", run as JSON)`` or ``("died", line)``."""
+"""``("ready", None)``, ``("failed", line)``, ``("progress", share)``, ``("done", run)`` or ``("died", line)``."""
 
 
 class Runner(Protocol):
@@ -70,6 +71,7 @@ def main(connection: Connection, spec: TaskSpec, conditions: Conditions, threads
         connection.send(("failed", f"a worker can't start: {type(error).__name__}: {one_line(str(error))}"))
         return
     connection.send(("ready", None))
+    settled = False
     while True:
         try:
             job = connection.recv()
@@ -81,3 +83,8 @@ def main(connection: Connection, spec: TaskSpec, conditions: Conditions, threads
             connection.send(("died", str(death)))
             os._exit(1)
         connection.send(("done", run.to_json()))
+        if not settled:
+            # Everything imported by now stays: leaving it out of every later collection saves a third of a second a run.
+            gc.collect()
+            gc.freeze()
+            settled = True

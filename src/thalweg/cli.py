@@ -1,0 +1,362 @@
+"""The command line: every command is one call into the library. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from thalweg.race.records import RaceResult
+
+TASK = "mnist5k"
+RECIPES = ["adamw", "sgd", "lion", "lamb", "muon", "muon + orthogonal"]
+
+app = typer.Typer(
+    name="thalweg",
+    help="Which training method is faster on [bold]your[/bold] model? Race them against a tuned baseline.",
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# typer brings its own copy of click or uses an installed one, depending on its version; its base class is found either way.
+_USAGE_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+_BUDGET, _WHERE, _STORE, _OUTPUT = "Budget", "Where it runs", "Storage", "Output"
+
+RecipeArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[RECIPES]...", help="What races, e.g. [cyan]adamw 'muon + orthogonal'[/cyan].", show_default=False
+    ),
+]
+RecipeOption = Annotated[
+    list[str] | None,
+    typer.Option("--recipes", "-r", help="The same as an option; may be repeated.", show_default=False),
+]
+TaskOption = Annotated[
+    str | None,
+    typer.Option(help=f"A built-in task, or a Python file that defines task(). [dim]\\[default: {TASK}][/dim]"),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    if version:
+        from thalweg import __version__
+
+        typer.echo(f"thalweg {__version__}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command("race")
+def race_command(
+    recipes: RecipeArgument = None,
+    more: RecipeOption = None,
+    task: TaskOption = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="What the others are compared with. [dim]\\[default: the first recipe][/dim]")
+    ] = None,
+    trials: Annotated[
+        int | None,
+        typer.Option(help="Settings tried for each recipe. [dim]\\[default: 8][/dim]", rich_help_panel=_BUDGET),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            help="Fresh seeds for each recipe's best setting. [dim]\\[default: 5][/dim]", rich_help_panel=_BUDGET
+        ),
+    ] = None,
+    tuning_seeds: Annotated[
+        int | None,
+        typer.Option(help="Seeds for each tried setting. [dim]\\[default: 1][/dim]", rich_help_panel=_BUDGET),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Shifts all seeds. [dim]\\[default: 0][/dim]", rich_help_panel=_BUDGET)
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Optimizer steps of a run. [dim]\\[default: the task's][/dim]", rich_help_panel=_BUDGET),
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Seconds of training of a run, instead of steps.", rich_help_panel=_BUDGET)
+    ] = None,
+    target: Annotated[
+        float | None,
+        typer.Option(
+            help="Metric value that counts as done. [dim]\\[default: what every fresh baseline seed reaches][/dim]",
+            rich_help_panel=_BUDGET,
+        ),
+    ] = None,
+    stop_at_target: Annotated[
+        bool | None,
+        typer.Option(
+            "--stop-at-target", help="End fresh runs at the target.", rich_help_panel=_BUDGET, show_default=False
+        ),
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            help="Learning rates: cosine (after 5% warm-up) or constant. [dim]\\[default: cosine][/dim]",
+            rich_help_panel=_BUDGET,
+        ),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="Database URL or SQLite file. [dim]\\[default: OUT/NAME/race.db][/dim]",
+            envvar="THALWEG_STORAGE",
+            rich_help_panel=_STORE,
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="Name of the race. [dim]\\[default: made from the task's][/dim]", rich_help_panel=_STORE),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of all races.", rich_help_panel=_STORE)] = Path("runs"),
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with an interrupted race: the latest one, or --name.", rich_help_panel=_STORE
+        ),
+    ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that train at the same time; 0: in this one. [dim]\\[default: one a core or GPU][/dim]",
+            rich_help_panel=_WHERE,
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS|local", help="Train on a Ray cluster.", rich_help_panel=_WHERE)
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda or mps. [dim]\\[default: auto][/dim]", rich_help_panel=_WHERE)
+    ] = None,
+    devices: Annotated[
+        int | None, typer.Option(help="Devices of one run. [dim]\\[default: 1][/dim]", rich_help_panel=_WHERE)
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="32-true, bf16-mixed, bf16-true, ... [dim]\\[default: 32-true][/dim]", rich_help_panel=_WHERE
+        ),
+    ] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="ddp or fsdp, for runs on several devices.", rich_help_panel=_WHERE)
+    ] = None,
+    tensorboard: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write curves for TensorBoard there.", rich_help_panel=_OUTPUT)
+    ] = None,
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.", rich_help_panel=_OUTPUT)
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.", rich_help_panel=_OUTPUT)] = False,
+) -> None:
+    """Race training methods: tune all equally, run the best on fresh seeds, compare.
+
+    A recipe is an optimizer and what goes with it, joined by [cyan]+[/cyan]; settings in parentheses are fixed, the
+    others are tuned. [cyan]thalweg methods[/cyan] lists the names.
+
+    [bold]Examples[/bold]
+
+      thalweg race                      # six recipes on 5,000 real digits
+
+      thalweg race --task digits adamw lion 'muon + orthogonal'
+
+      thalweg race --task my_task.py adamw 'lion(betas=(0.95, 0.98))'
+
+      thalweg race --resume             # after a crash or Ctrl-C
+
+      thalweg race --storage postgresql://me@db/races --ray auto
+    """
+    from thalweg.race import race
+    from thalweg.race.progress import Bars
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    bars = Bars()
+    named = [*(recipes or []), *(more or [])] or None
+    with _reserved_stdout() if json_ else contextlib.nullcontext():
+        try:
+            result = race(
+                task if task is not None or resume else TASK,
+                named if named is not None or resume else RECIPES,
+                baseline=baseline,
+                trials=trials,
+                seeds=seeds,
+                tuning_seeds=tuning_seeds,
+                seed=seed,
+                steps=steps,
+                seconds=seconds,
+                target=target,
+                stop_at_target=stop_at_target,
+                schedule=schedule,
+                storage=storage,
+                name=name,
+                out=out,
+                workers=workers,
+                ray=ray,
+                resume=resume,
+                device=device,
+                devices=devices,
+                precision=precision,
+                strategy=strategy,
+                tensorboard=tensorboard,
+                progress=bars,
+            )
+        except KeyboardInterrupt:
+            place = "" if out == Path("runs") else f" --out {out}"
+            place += "" if storage is None else " and the same --storage"
+            _fail(bars.farewell(place), 130)
+    _show(result, json_)
+
+
+@app.command("report")
+def report_command(
+    place: Annotated[str, typer.Argument(help="A race's folder, its SQLite file, or a database URL.")],
+    name: Annotated[str | None, typer.Option(help="Which race, where there are several.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of all races, for a database elsewhere.")] = Path("runs"),
+    json_: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Rebuild the table and the HTML report of a finished race.
+
+    [bold]Example[/bold]
+
+      thalweg report runs/mnist5k
+    """
+    from thalweg.race import report_of
+
+    _show(report_of(place, name, out), json_)
+
+
+@app.command("tasks")
+def tasks_command(json_: JsonOption = False, debug: DebugOption = False) -> None:
+    """List the built-in tasks."""
+    from thalweg.race.listing import task_rows, task_table
+
+    rows = task_rows()
+    _print_json(rows) if json_ else _print(task_table(rows))
+
+
+@app.command("methods")
+def methods_command(
+    name: Annotated[str | None, typer.Argument(help="One method, with all its settings.")] = None,
+    seam: Annotated[str | None, typer.Option(help="Only methods that act there: optim, init, nn or data.")] = None,
+    json_: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """List what a recipe can name, with settings, defaults and what a race tunes."""
+    from thalweg.race.listing import method_rows, method_table
+
+    rows = method_rows(seam, name)
+    _print_json(rows) if json_ else _print(method_table(rows))
+
+
+def main() -> NoReturn:
+    """Entry of the ``thalweg`` command: errors are one line on standard error, tracebacks come with ``--debug``."""
+    debug = "--debug" in sys.argv[1:]
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except (typer.Abort, KeyboardInterrupt):
+        _fail("stopped", 130)
+    except _USAGE_ERROR as error:
+        _fail(f"{error.format_message()} (see thalweg --help)", 2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            _fail(_redacted(traceback.format_exc()).rstrip(), _code(error))
+        _fail(_redacted(_described(error)), _code(error))
+
+
+def _described(error: Exception) -> str:
+    """One line; an error that nothing was prepared for says its type and how to see more."""
+    text = " ".join(str(error).split())
+    if _code(error) == 2:
+        return text
+    return f"unexpected {type(error).__name__}: {text} (run again with --debug for the traceback)"
+
+
+def _code(error: Exception) -> int:
+    """2: what was asked for can't be done; 3: the storage failed; 1: anything else."""
+    if any(kind.__name__ == "StorageError" for kind in type(error).__mro__):
+        return 3
+    return 2 if isinstance(error, ValueError | ImportError) or _is_race_error(error) else 1
+
+
+def _is_race_error(error: Exception) -> bool:
+    return any(kind.__name__ == "RaceError" for kind in type(error).__mro__)
+
+
+def _redacted(text: str) -> str:
+    """Passwords of storage addresses never reach the screen, whatever library put them into its message."""
+    from thalweg.race.urls import redact
+
+    for argument in [*sys.argv[1:], os.environ.get("THALWEG_STORAGE", "")]:
+        if "://" in argument:
+            text = redact(text, argument)
+    return text
+
+
+def _show(result: RaceResult, as_json: bool) -> None:
+    if as_json:
+        _print_json(result.summary())
+        return
+    from thalweg.report.table import race_table
+
+    _print(race_table(result))
+    if result.report is not None:
+        typer.echo(f"Report: {result.report}")
+
+
+def _print(renderable: Any) -> None:
+    from rich.console import Console
+
+    Console().print(renderable)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, allow_nan=False, indent=2))
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(message, file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def _interrupt(*_: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _reserved_stdout() -> Iterator[None]:
+    """Standard output goes to standard error meanwhile, so that prints of a user's task don't mix with the JSON."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+if __name__ == "__main__":
+    main()
