@@ -211,10 +211,10 @@ class ChainedOptimizer(torch.optim.Optimizer):
         )
         program = split(bound, self._last_pass(group, chain), bucket.sharding is not None)
         keys = random_keys(bound, bucket.step, bucket.numbers) if self._draws(chain) else [(0, 0)] * len(bucket.params)
-        params = [_real(local(p)) for p in bucket.params]
-        updates = [_real(local(g)) for g in bucket.grads]
+        params = [_plain(local(p)) for p in bucket.params]
+        updates = [_plain(local(g)) for g in bucket.grads]
         names = [key for own in chain.state_names for key in own]
-        states = [{key: _real(local(state[key])) for key in names} for state in bucket.states]
+        states = [{key: _plain(local(state[key])) for key in names} for state in bucket.states]
         grids = [_grid(p, q, bucket.sharding) for p, q in zip(bucket.params, params, strict=True)]
         sums: Any = None
         for place, part in enumerate(program):
@@ -365,8 +365,10 @@ def _grid(param: Tensor, mine: Tensor, sharding: Sharding | None) -> Grid:
     return shape, (0,) * len(shape), shape
 
 
-def _real(tensor: Tensor) -> Tensor:
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+def _plain(tensor: Tensor) -> Tensor:
+    """A view that a pass can take: complex as pairs of reals; a scalar as a vector, or 64-bit hyper-parameters would widen it."""
+    tensor = torch.view_as_plain(tensor) if tensor.is_complex() else tensor
+    return tensor.view(1) if tensor.ndim == 0 else tensor
 
 
 def _sum_dtype(dtype: torch.dtype) -> torch.dtype:
