@@ -1,0 +1,100 @@
+"""Run by test_sharding.py in several processes: trains under FSDP2 and saves or compares what came out."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from thalweg.optim import Chained, create, gradient_noise, lion_direction, optimizer_state_bytes
+
+STEPS = 20
+
+
+def build() -> nn.Module:
+    """A small net with a convolution, sizes that two processes can't share evenly, norms, biases and a scalar-like vector."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 7, 3), nn.ReLU(), nn.Flatten(), nn.Linear(7 * 36, 33), nn.LayerNorm(33), nn.ReLU(), nn.Linear(33, 33),
+        nn.ReLU(), nn.Linear(33, 3),
+    )  # fmt: skip
+
+
+def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    x = torch.randn(12, 1, 8, 8, generator=generator)
+    return x, torch.randint(3, (12,), generator=generator)
+
+
+def optimizer_for(name: str, model: nn.Module) -> torch.optim.Optimizer:
+    if name == "noisy_lion":
+        return Chained(model, gradient_noise(eta=1e-3) >> lion_direction(), lr=1e-3, weight_decay=0.1)
+    settings = {"weight_decay": 0.1} if name != "lars" else {}
+    if name == "muon":
+        settings["ns_dtype"] = torch.float64  # rounding of bfloat16 would hide what is compared
+    return create(name, model, lr=1e-2 if name != "lion" else 1e-3, **settings)
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, first: int, last: int) -> None:
+    for step in range(first, last):
+        x, y = batch(step)
+        if dist.is_initialized():
+            x, y = x.chunk(dist.get_world_size())[dist.get_rank()], y.chunk(dist.get_world_size())[dist.get_rank()]
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def whole(model: nn.Module) -> list[torch.Tensor]:
+    return [p.full_tensor() if isinstance(p, DTensor) else p.detach() for p in model.parameters()]
+
+
+def shard(model: nn.Module) -> nn.Module:
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    for layer in model:
+        if any(True for _ in layer.parameters()):
+            fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def main(task: str, name: str, folder: str) -> None:
+    dist.init_process_group("gloo")
+    torch.set_num_threads(1)
+    model = shard(build())
+    optimizer = optimizer_for(name, model)
+    if task == "train":
+        train(model, optimizer, 0, STEPS)
+        assert all(isinstance(v, DTensor) for s in optimizer.state.values() for v in s.values() if torch.is_tensor(v))
+        print_on_first(f"state_bytes {optimizer_state_bytes(optimizer)}")
+    elif task == "save":
+        train(model, optimizer, 0, STEPS // 2)
+        state = {"model": model.state_dict(), "optim": get_optimizer_state_dict(model, optimizer)}
+        dcp.save(state, checkpoint_id=f"{folder}/checkpoint")
+    elif task == "load":
+        state = {"model": model.state_dict(), "optim": get_optimizer_state_dict(model, optimizer)}
+        dcp.load(state, checkpoint_id=f"{folder}/checkpoint")
+        model.load_state_dict(state["model"])
+        set_optimizer_state_dict(model, optimizer, state["optim"])
+        assert all(isinstance(v, DTensor) for s in optimizer.state.values() for v in s.values() if torch.is_tensor(v))
+        train(model, optimizer, STEPS // 2, STEPS)
+    result = whole(model)
+    if dist.get_rank() == 0:
+        torch.save(result, f"{folder}/{task}.pt")
+    dist.barrier()  # nobody leaves while another still talks to it
+    dist.destroy_process_group()
+
+
+def print_on_first(text: str) -> None:
+    if dist.get_rank() == 0:
+        print(text, flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
