@@ -1,0 +1,17 @@
+"""Measures of a model. They change nothing: not its parameters, gradients or buffers, nor its training mode."""
+
+from thalweg.probe.gauss_newton import gauss_newton_eigenvalues
+from thalweg.probe.hessian_spectrum import (
+    count_outliers,
+    full_hessian,
+    hessian_eigenvalues,
+    spectral_density,
+)
+
+__all__ = [
+    "count_outliers",
+    "full_hessian",
+    "gauss_newton_eigenvalues",
+    "hessian_eigenvalues",
+    "spectral_density",
+]
