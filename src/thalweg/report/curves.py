@@ -1,0 +1,129 @@
+"""Many runs' curves as one: median and band over seeds, short enough to be drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thalweg.race.records import Goal, Run
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Median and band over runs at each evaluation.
+
+    ``low`` and ``high`` are the smallest and largest value over the runs that are still going, or the quartiles where there
+    are more than ``MIN_MAX_UP_TO`` runs. The median counts failed runs as the worst; where the median run itself has failed,
+    the curve ends. ``crosses`` are the last values of failed runs: step, seconds, value.
+    """
+
+    steps: Array
+    seconds: Array
+    median: Array
+    low: Array
+    high: Array
+    runs: int
+    crosses: tuple[tuple[float, float, float], ...] = ()
+    lost: bool = False
+
+
+MIN_MAX_UP_TO = 9
+
+
+def curve(runs: Sequence[Run], key: Literal["metric", "train_loss"], goal: Goal) -> Curve | None:
+    """The curve of ``runs``, or None if none of them measured anything.
+
+    A run that did not finish counts as the worst possible value from its end on, and so does a value that isn't finite;
+    otherwise the median of a method that diverges often would be that of its lucky runs. Evaluations that fewer than half of
+    the runs made are left out: runs under a time limit end at different steps.
+
+    Args:
+        runs: runs of one recipe.
+        key: which curve.
+        goal: whether values should go down or up.
+    """
+    worst = math.inf if goal == "min" else -math.inf
+    tables = [table for run in runs if (table := _values(run, key, worst))]
+    grid = sorted({step for table in tables for step in table})
+    if not grid:
+        return None
+    failed = [run.outcome != "finished" for run in runs if run.steps]
+    rows = np.full((len(failed), len(grid)), math.nan)
+    clock = np.full((len(failed), len(grid)), math.nan)
+    for i, run in enumerate(run for run in runs if run.steps):
+        table = _values(run, key, worst)
+        times = dict(zip(run.steps, run.seconds, strict=False))
+        end = max(table, default=run.steps[-1])
+        for j, step in enumerate(grid):
+            rows[i, j] = table.get(step, worst if failed[i] and step > end else math.nan)
+            clock[i, j] = times.get(step, math.nan)
+    keep = 2 * (~np.isnan(rows)).sum(0) >= len(failed)
+    ends = tuple(end for run in runs if run.outcome != "finished" and (end := _last(run, key)))
+    return _aggregate(np.array(grid, dtype=float)[keep], rows[:, keep], clock[:, keep], ends)
+
+
+def downsample(full: Curve, points: int) -> Curve:
+    """``full`` with at most ``points`` points: bins of neighbours keep their median and the whole width of their band."""
+    count = len(full.steps)
+    if count <= points:
+        return full
+    inner = np.array_split(np.arange(1, count - 1), max(1, points - 2))
+    bins = [np.array([0]), *(bin for bin in inner if len(bin)), np.array([count - 1])]
+
+    def each(values: Array, how: object) -> Array:
+        return np.array([how(values[bin]) for bin in bins])  # type: ignore[operator]
+
+    return Curve(
+        each(full.steps, np.mean),
+        each(full.seconds, np.mean),
+        each(full.median, np.median),
+        each(full.low, np.min),
+        each(full.high, np.max),
+        full.runs,
+        full.crosses,
+        full.lost,
+    )
+
+
+def _values(run: Run, key: str, worst: float) -> dict[int, float]:
+    """Step to value; the training loss has none before the first step."""
+    pairs = list(zip(run.steps, getattr(run, key), strict=False))
+    if key == "train_loss" and pairs and math.isnan(pairs[0][1]):
+        pairs = pairs[1:]
+    return {step: value if math.isfinite(value) else worst for step, value in pairs}
+
+
+def _last(run: Run, key: str) -> tuple[float, float, float] | None:
+    """Step, seconds and value of the last finite entry of a run's curve."""
+    entries = zip(run.steps, run.seconds, getattr(run, key), strict=False)
+    good = [(float(step), time, value) for step, time, value in entries if math.isfinite(value)]
+    return good[-1] if good else None
+
+
+def _aggregate(grid: Array, rows: Array, clock: Array, crosses: tuple[tuple[float, float, float], ...]) -> Curve | None:
+    if not rows.size:
+        return None
+    median = np.nanmedian(rows, axis=0)
+    good = np.isfinite(median)
+    if not good.any():
+        return None
+    lost = bool(not good[-1])
+    going = np.where(np.isfinite(rows), rows, math.nan)[:, good]
+    low, high = np.nanquantile(going, (0.25, 0.75) if len(rows) > MIN_MAX_UP_TO else (0.0, 1.0), axis=0)
+    seconds = _nanmedian(clock[:, good])
+    return Curve(grid[good], seconds, median[good], low, high, len(rows), crosses, lost)
+
+
+def _nanmedian(columns: Array) -> Array:
+    """Median of each column; NaN, without a warning, where it has no number."""
+    some = (~np.isnan(columns)).any(0)
+    values = np.full(columns.shape[1], math.nan)
+    values[some] = np.nanmedian(columns[:, some], axis=0)
+    return values

@@ -1,0 +1,57 @@
+"""The race as a table in the terminal."""
+
+from __future__ import annotations
+
+from rich.table import Table
+from rich.text import Text
+
+from thalweg.race.records import RaceResult, RecipeResult
+from thalweg.report.numbers import MISSING, duration, interval, number, ratio, size
+from thalweg.report.order import ordered
+from thalweg.report.text import clean
+from thalweg.report.words import target_text
+
+_STYLES = {"faster": "green", "slower": "red", "baseline": "dim"}
+
+
+def race_table(result: RaceResult) -> Table:
+    """One row a recipe: verdict, ratios with intervals, final metric, step time, memory, and what went wrong.
+
+    Every cell is a :class:`rich.text.Text`, so that brackets in a recipe's name are not taken for markup.
+
+    Args:
+        result: the race.
+    """
+    title = Text(f"{clean(result.task)}: {target_text(result)}", style="bold")
+    caption = Text(f"ratios against {clean(result.baseline)}, below 1 is better, with 95% intervals", style="dim")
+    table = Table(title=title, caption=caption)
+    table.add_column("recipe", overflow="fold")
+    table.add_column("verdict")
+    for heading in ("steps ratio", "seconds ratio", f"final {clean(result.metric_name)}", "step", "peak memory"):
+        table.add_column(Text(heading), justify="right")
+    table.add_column("state", justify="right")
+    table.add_column("failed", justify="right")
+    for row in ordered(result):
+        table.add_row(*_cells(row))
+    return table
+
+
+def _cells(row: RecipeResult) -> list[Text]:
+    bad = ", ".join(f"{n} {word}" for n, word in ((row.diverged, "diverged"), (row.failed, "failed")) if n)
+    texts = [
+        _with_interval(ratio(row.steps_ratio), interval(row.steps_ratio_ci)),
+        _with_interval(ratio(row.seconds_ratio), interval(row.seconds_ratio_ci)),
+        _with_interval(number(row.final), interval(row.final_ci, number)),
+        duration(row.step_seconds),
+        size(row.peak_memory_bytes),
+        size(row.state_bytes),
+    ]
+    style = _STYLES.get(row.verdict, "")
+    return [
+        Text(clean(row.name)), Text(row.verdict, style=style), *map(Text, texts),
+        Text(bad or MISSING, style="red" if bad else "dim"),
+    ]  # fmt: skip
+
+
+def _with_interval(value: str, span: str) -> str:
+    return f"{value} ({span})" if span else value
