@@ -1,4 +1,4 @@
-"""The sign that keeps NaN."""
+"""The sign that hides nothing."""
 
 from __future__ import annotations
 
@@ -7,5 +7,6 @@ from torch import Tensor
 
 
 def sign(x: Tensor) -> Tensor:
-    """-1, 0 or 1, and NaN for NaN (``torch.sign`` gives 0, which would freeze a weight without a word)."""
-    return torch.where(x == x, torch.sign(x), x)
+    """-1, 0 or 1, and NaN for NaN and infinities (``torch.sign`` gives 0 and 1, which would hide them: the weight stands still or
+    walks on for ever, while its momentum is lost)."""
+    return torch.sign(x) + 0 * x
