@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,7 +54,7 @@ def newton_schulz(
         Tensor like ``stack``, in the dtype of the iteration. A zero matrix stays zero.
 
     Raises:
-        ValueError: fewer than two dimensions, ``steps < 1``, or coefficients that aren't triples.
+        ValueError: fewer than two dimensions, complex numbers, ``steps < 1``, or coefficients that aren't triples.
 
     Example:
         >>> import torch
@@ -63,6 +64,8 @@ def newton_schulz(
     """
     if stack.ndim < 2:
         raise ValueError(f"newton_schulz needs matrices, not a tensor of shape {tuple(stack.shape)}")
+    if stack.is_complex():
+        raise ValueError("newton_schulz needs real matrices, not complex ones")
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}")
     table = coefficient_table(coefficients)
@@ -70,7 +73,7 @@ def newton_schulz(
     tall = x.shape[-2] > x.shape[-1]
     if tall:
         x = x.mT
-    safety = 1.01 if table is POLAR_EXPRESS else 1.0
+    safety = 1.01 if table == POLAR_EXPRESS else 1.0
     norm = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True, dtype=_norm_dtype(x.dtype)) * safety
     shape = x.shape
     x = (x / norm.clamp(min=eps)).to(x.dtype).reshape(-1, *shape[-2:])
@@ -104,11 +107,14 @@ def coefficient_table(coefficients: Coefficients) -> tuple[Triple, ...]:
                 f"unknown coefficients {coefficients!r} (choose from quintic, polar_express, or give triples)"
             )
         return named[coefficients]
-    items = [coefficients] if coefficients and isinstance(coefficients[0], int | float) else list(coefficients)
-    table = tuple(tuple(float(v) for v in triple) for triple in items)  # type: ignore[union-attr]
-    if not table or any(len(triple) != 3 for triple in table):
+    try:
+        items: Any = [coefficients] if isinstance(coefficients[0], int | float) else coefficients
+        table = tuple((float(a), float(b), float(c)) for a, b, c in items)
+    except (TypeError, IndexError, ValueError):
+        table = ()
+    if not table:
         raise ValueError(f"coefficients must be triples (a, b, c), not {coefficients!r}")
-    return table  # type: ignore[return-value]
+    return table
 
 
 def _fast_bfloat16(device_type: str) -> bool:
