@@ -8,11 +8,12 @@ stay eager unless asked for.
 from __future__ import annotations
 
 import functools
+import itertools
+import os
 import shutil
 import sys
 import types
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,7 +26,8 @@ COMPILE_FROM = 4_000_000
 MAX_FUNCTIONS = 32
 """Compiled functions kept for each optimizer. Lists of tensors that keep changing (unused experts) then run eagerly."""
 
-_KINDS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+SHARED_FUNCTIONS = 128
+"""Compiled functions kept for all optimizers of a process, the latest used."""
 
 
 class Compiler:
@@ -35,7 +37,7 @@ class Compiler:
         if mode not in (None, True, False):
             raise ValueError(f"compile must be None, True or False, not {mode!r}")
         self.mode = mode
-        self._functions: OrderedDict[Any, Callable[..., Any]] = OrderedDict()
+        self._functions: dict[Any, Callable[..., Any]] = {}
 
     def wants(self, params: Sequence[Tensor]) -> bool:
         """Whether a pass over ``params`` is to be compiled."""
@@ -49,42 +51,45 @@ class Compiler:
             return one_pass(params, *arguments)
         updates, states, values, keys, sums, grids = arguments
         device = params[0].device
-        signature = (
-            one_pass,
-            tuple((p.shape, p.stride(), u.stride()) for p, u in zip(params, updates, strict=True)),
-            device,
-        )
+        signature = (one_pass, device, *map(_layout, params, updates, states), tuple(grids))
         function = self._functions.get(signature)
         if function is None:
             if len(self._functions) >= MAX_FUNCTIONS:
                 return one_pass(params, *arguments)
-            function = self._functions[signature] = _compiled(one_pass)
+            function = self._functions[signature] = _compiled(signature)
         vector = torch.tensor(values, dtype=torch.float64).to(device, non_blocking=True)
         keys = torch.tensor(keys, dtype=torch.int64).to(device, non_blocking=True)
         return function(params, updates, states, vector, keys, sums, grids)
 
 
-_COMPILED: dict[Any, Callable[..., Any]] = {}
+def _layout(param: Tensor, update: Tensor, state: dict[str, Tensor]) -> tuple[Any, ...]:
+    """All that a compiled function takes for granted of one parameter."""
+    return tuple((type(t), t.dtype, t.shape, t.stride(), t.requires_grad) for t in (param, update, *state.values()))
 
 
-def _compiled(one_pass: Callable[..., Any]) -> Callable[..., Any]:
-    """A freshly compiled ``one_pass``. A copied code object keeps its cache apart from every other pass's."""
+@functools.lru_cache(maxsize=SHARED_FUNCTIONS)
+def _compiled(signature: tuple[Any, ...]) -> Callable[..., Any]:
+    """The pass ``signature[0]``, compiled; shared by the optimizers of this process, so that a second training run compiles nothing.
+
+    A copied code object keeps its cache apart from every other pass's.
+    """
+    one_pass = signature[0]
 
     def fused(params: Any, updates: Any, states: Any, values: Any, keys: Any, sums: Any, grids: Any) -> Any:
         return one_pass(params, updates, states, values, keys, sums, grids)
 
-    name = f"fused_{len(_COMPILED)}"
+    name = f"fused_{next(_numbers)}"
     own = types.FunctionType(fused.__code__.replace(co_name=name), fused.__globals__, name, None, fused.__closure__)
-    _COMPILED[name] = own
     return torch.compile(own, fullgraph=True, dynamic=False)
+
+
+_numbers = itertools.count()
 
 
 @functools.cache
 def can_compile(device_type: str) -> bool:
     """Whether this machine has what ``torch.compile`` needs; warns once where it has not."""
     if device_type == "cpu":
-        import os
-
         compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or shutil.which("cl")
         if compiler is None:
             warnings.warn("no C++ compiler found: optimizer steps run uncompiled (slower); install g++", stacklevel=2)
