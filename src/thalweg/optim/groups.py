@@ -62,17 +62,18 @@ def param_groups_layer_decay(
     """
     if not 0 < layer_decay <= 1:
         raise ValueError(f"Invalid layer_decay: {layer_decay!r} (must be in (0, 1])")
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     prefix, depth = _block_list([name for name, _ in model.named_parameters()])
     skip = set(no_weight_decay_list)
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     seen_block = False
-    for name, param in named:
+    for name, param in model.named_parameters():
         inside = re.match(rf"{re.escape(prefix)}(\d+)\.", name)
         if inside:
             layer, seen_block = int(inside.group(1)) + 1, True
         else:
             layer = depth + 1 if seen_block else 0
+        if not param.requires_grad:
+            continue
         decays = param.ndim >= 2 and name not in skip
         scale = layer_decay ** (depth + 1 - layer)
         start = {"params": [], "lr": lr * scale, "lr_scale": scale, "weight_decay": weight_decay if decays else 0.0}
@@ -84,7 +85,8 @@ def hidden_matrices(model: nn.Module, exclude: tuple[str, ...] = ("embed", "head
     """Names of the weight matrices between input embedding and output head, for rules that treat matrices as matrices.
 
     Left out: parameters below two dimensions, embeddings, the last matrix of the model (its head) if there is more than one, what
-    is tied to either, and names that hold a word of ``exclude``.
+    is tied to either, and names with a word that begins like one of ``exclude`` ("head" excludes ``lm_head``, but not
+    ``multihead_attn``).
     """
     embeddings = {
         id(p)
@@ -95,7 +97,8 @@ def hidden_matrices(model: nn.Module, exclude: tuple[str, ...] = ("embed", "head
     matrices = [(name, p) for name, p in model.named_parameters() if p.ndim >= 2 and id(p) not in embeddings]
     if len(matrices) > 1 and _head_is_own(model):
         matrices = matrices[:-1]
-    return {name for name, _ in matrices if not any(word in name.lower() for word in exclude)}
+    begins = re.compile("|".join(rf"(?<![a-z0-9]){re.escape(word.lower())}" for word in exclude) or "(?!)")
+    return {name for name, _ in matrices if not begins.search(name.lower())}
 
 
 def _head_is_own(model: nn.Module) -> bool:
