@@ -74,4 +74,4 @@ class Lamb(ChainedOptimizer):
         )
         super().__init__(params, chain, lr=lr, **options)
 
-    groups_for = staticmethod(layerwise_groups)  # type: ignore[assignment]
+    groups_for = staticmethod(layerwise_groups)

@@ -85,4 +85,4 @@ class Lars(ChainedOptimizer):
             raise ValueError(f"unknown variant {variant!r} (choose from lars2017, lamb-paper)")
         super().__init__(params, chain, lr=lr, **options)
 
-    groups_for = staticmethod(layerwise_groups)  # type: ignore[assignment]
+    groups_for = staticmethod(layerwise_groups)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from thalweg.linalg.polar import Coefficients, coefficient_table, newton_schulz, newton_schulz_dtype
 from thalweg.optim.adamw import adam_direction
-from thalweg.optim.engine import ChainedOptimizer, matrix
+from thalweg.optim.engine import Chain, ChainedOptimizer, Transform, matrix
+from thalweg.optim.engine.hyperparameters import plain
 from thalweg.optim.engine.optimizer import Params
 from thalweg.optim.groups import hidden_matrices
 from thalweg.optim.momentum import momentum as momentum_of
@@ -32,10 +33,15 @@ def shape_scale(m: int, n: int, rule: str) -> float:
     return scales[rule]
 
 
-def _iteration_dtype(
-    device: torch.device, dtype: torch.dtype, ns_dtype: torch.dtype | None = None, **_: Any
-) -> torch.dtype:
-    return ns_dtype or newton_schulz_dtype(device, dtype)
+def _iteration_dtype(device: torch.device, dtype: torch.dtype, ns_dtype: str | None = None, **_: Any) -> torch.dtype:
+    return newton_schulz_dtype(device, dtype) if ns_dtype is None else _dtype(ns_dtype)
+
+
+def _dtype(name: str) -> torch.dtype:
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"unknown ns_dtype {name!r} (choose from float32, float64, bfloat16)")
+    return found
 
 
 @matrix(input_dtype=_iteration_dtype)
@@ -46,11 +52,12 @@ def orthogonalize(
     ns_coefficients: Coefficients = "quintic",
     eps: float = 1e-7,
     adjust_lr_fn: str = "original",
-    ns_dtype: torch.dtype | None = None,
+    ns_dtype: str | None = None,
 ) -> Tensor:
     r"""Replace each matrix by (nearly) its polar factor, times a factor of its shape; see :class:`Muon`."""
     factor = shape_scale(stack.shape[-2], stack.shape[-1], adjust_lr_fn)
-    polar = newton_schulz(stack, ns_steps, ns_coefficients, eps, ns_dtype)
+    dtype = None if ns_dtype is None else _dtype(ns_dtype)
+    polar = newton_schulz(stack, ns_steps, ns_coefficients, eps, dtype)
     return polar if factor == 1.0 else polar * factor
 
 
@@ -79,7 +86,8 @@ class Muon(ChainedOptimizer):
         eps: lower bound of the norm in Newton-Schulz (default 1e-7).
         adjust_lr_fn: the factor s for an m x n matrix: "original" sqrt(max(1, m/n)) (default); "match_rms_adamw"
             0.2 sqrt(max(m, n)), so that AdamW's lr carries over; "spectral" sqrt(m/n); "none" 1.
-        ns_dtype: dtype of the iteration (default None: bfloat16 where the hardware gains, else float32; float64 for float64).
+        ns_dtype: dtype of the iteration or its name (default None: bfloat16 where the hardware gains, else float32; float64 for
+            float64 parameters).
         rest_lr, rest_betas, rest_eps, rest_weight_decay: AdamW's settings for the rest (3e-4, (0.9, 0.95), 1e-10, 0).
         options: see :class:`~thalweg.optim.EngineOptions`.
 
@@ -110,7 +118,7 @@ class Muon(ChainedOptimizer):
         ns_coefficients: Coefficients = "quintic",
         eps: float = 1e-7,
         adjust_lr_fn: ShapeScale = "original",
-        ns_dtype: torch.dtype | None = None,
+        ns_dtype: torch.dtype | str | None = None,
         rest_lr: float = 3e-4,
         rest_betas: tuple[float, float] = (0.9, 0.95),
         rest_eps: float = 1e-10,
@@ -119,7 +127,9 @@ class Muon(ChainedOptimizer):
     ) -> None:
         coefficient_table(ns_coefficients)
         shape_scale(1, 1, adjust_lr_fn)
-        rules = {
+        if ns_dtype is not None:
+            _dtype(plain(ns_dtype))
+        rules: dict[str, Chain | Transform] = {
             "muon": momentum_of(momentum=momentum, nesterov=nesterov, ema=True)
             >> orthogonalize(
                 ns_steps=ns_steps,
@@ -131,11 +141,8 @@ class Muon(ChainedOptimizer):
             "adamw": adam_direction(betas=rest_betas, eps=rest_eps),
         }
         groups = muon_groups(params) if isinstance(params, nn.Module) else _groups_by_dimension(params)
-        for group in groups:
-            if group.get("rule") == "adamw":
-                group.setdefault("lr", rest_lr)
-                group.setdefault("weight_decay", rest_weight_decay)
-        super().__init__(groups, rules, lr=lr, weight_decay=weight_decay, **options)
+        rest = {"adamw": {"lr": rest_lr, "weight_decay": rest_weight_decay}}
+        super().__init__(groups, rules, lr=lr, weight_decay=weight_decay, rule_defaults=rest, **options)
 
 
 def muon_groups(model: nn.Module, exclude: tuple[str, ...] = ("embed", "head")) -> list[dict[str, Any]]:
@@ -144,7 +151,7 @@ def muon_groups(model: nn.Module, exclude: tuple[str, ...] = ("embed", "head")) 
     Args:
         model: embeddings (``nn.Embedding`` and ``nn.EmbeddingBag``), the last matrix in the model (the output head) and what is tied
             to either are left to AdamW.
-        exclude: parts of names that also are.
+        exclude: beginnings of words in names that also are.
 
     Returns:
         Up to three groups, with names: ``rule="muon"``; ``rule="adamw"`` for the other matrices; and for biases, norm gains
@@ -160,8 +167,10 @@ def muon_groups(model: nn.Module, exclude: tuple[str, ...] = ("embed", "head")) 
     return [group for group in groups if group["params"]]
 
 
-def _groups_by_dimension(params: Any) -> list[dict[str, Any]]:
+def _groups_by_dimension(params: Any) -> Any:
     """Groups as they were given, or bare (possibly named) parameters parted by their number of dimensions."""
+    if isinstance(params, Tensor):
+        return params  # the base class says what is wrong
     items = list(params)
     if items and isinstance(items[0], dict):
         return [dict(group) for group in items]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,30 +39,53 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "trust_coefficient": (lambda v: _at_least_zero(v) and v > 0, "a number > 0"),
     "ns_steps": (lambda v: isinstance(v, int) and 1 <= v < 100, "a whole number from 1 to 99"),
     "clamp_norm": (
-        lambda v: v is None or (len(v) == 2 and 0 <= v[0] <= v[1]),
+        lambda v: v is None or (len(v) == 2 and _at_least_zero(v[0]) and v[0] <= v[1]),
         "None or (low, high) with 0 <= low <= high",
     ),
     "seed": (lambda v: isinstance(v, int), "a whole number"),
 }
 
 
-def check_hyperparameters(hypers: Mapping[str, Any]) -> None:
-    """Raise a :class:`ValueError` for the first hyper-parameter out of its range; names without a known range pass."""
-    for name, value in hypers.items():
-        known = _RANGES.get(name)
-        if known is None:
-            continue
-        test, words = known
-        if not test(_number(value)):
-            raise ValueError(f"Invalid {name}: {value!r} (must be {words})")
+def check_hyperparameter(name: str, value: Any, label: str | None = None) -> None:
+    """Raise a :class:`ValueError` if hyper-parameter ``name`` is out of its range; a name without a known range passes.
+
+    ``label``: what the user calls it, if it was renamed.
+    """
+    if name not in _RANGES:
+        return
+    test, words = _RANGES[name]
+    try:
+        good = test(_number(value))
+    except TypeError:  # no number at all
+        good = False
+    if not good:
+        raise ValueError(f"Invalid {label or name}: {value!r} (must be {words})")
+
+
+def check_length(default: Any, value: Any, label: str) -> None:
+    """Raise a :class:`ValueError` if a tuple has not as many numbers as its default."""
+    if isinstance(default, tuple) and isinstance(value, tuple | list) and len(value) != len(default):
+        raise ValueError(f"Invalid {label}: {value!r} (must be {len(default)} numbers)")
 
 
 def plain(value: Any) -> Any:
-    """A hyper-parameter as plain numbers: one-element tensors become floats, lists become tuples."""
+    """A hyper-parameter as plain values, which can be hashed and saved anywhere: one-element tensors become floats, lists
+    tuples, dtypes their names."""
     if isinstance(value, torch.Tensor):
         return float(value)
     if isinstance(value, list | tuple):
         return tuple(plain(v) for v in value)
+    if isinstance(value, torch.dtype):
+        return str(value).removeprefix("torch.")
+    return value
+
+
+def floats_like(default: Any, value: Any) -> Any:
+    """Whole numbers as floats where the default is a float, so that ``weight_decay=0`` may become 0.1 without recompiling."""
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(default, tuple) and isinstance(value, tuple) and len(default) == len(value):
+        return tuple(floats_like(d, v) for d, v in zip(default, value, strict=True))
     return value
 
 

@@ -38,7 +38,7 @@ def map_stacks(
     function: Callable[[Tensor], Tensor], updates: Sequence[Tensor], shapes: Sequence[Shape]
 ) -> list[Tensor]:
     """``function`` on stacks ``(batch, m, n)`` of all updates of one matrix shape; results in the updates' own shapes and order."""
-    result: list[Tensor] = [torch.empty(0)] * len(updates)
+    result = list(updates)  # those without elements stay as they are
     for members in _stacks(shapes):
         parts = [updates[i].reshape(shapes[i]) for i in members]
         done = function(parts[0] if len(parts) == 1 else torch.cat(parts))
@@ -52,6 +52,8 @@ def _stacks(shapes: Sequence[Shape]) -> list[list[int]]:
     groups: dict[tuple[int, int], list[list[int]]] = {}
     sizes: dict[tuple[int, int], int] = {}
     for i, (batch, m, n) in enumerate(shapes):
+        if batch * m * n == 0:
+            continue
         own, size = groups.setdefault((m, n), [[]]), batch * m * n
         if own[-1] and sizes[m, n] + size > MAX_STACK:
             own.append([])

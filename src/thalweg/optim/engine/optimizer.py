@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.optim.engine.compiling import Compiler
-from thalweg.optim.engine.hyperparameters import check_hyperparameters, plain
 from thalweg.optim.engine.matrices import Shape, map_stacks, matrix_shape
 from thalweg.optim.engine.passes import BoundTransform, Grid, Pass, bind, random_keys, split
 from thalweg.optim.engine.sharding import Sharding, local, sharding_of
@@ -57,6 +56,8 @@ class _Settings:
         for name, choices in (("nonfinite", ("propagate", "skip", "raise")), ("decay", ("before", "after"))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"Invalid {name}: {getattr(self, name)!r} (choose from {', '.join(choices)})")
+        if self.state_dtype is not None and not self.state_dtype.is_floating_point:
+            raise ValueError(f"Invalid state_dtype: {self.state_dtype} (must be None or a floating-point dtype)")
 
 
 @dataclass
@@ -84,7 +85,12 @@ class ChainedOptimizer(torch.optim.Optimizer):
         rules: a chain, or several by name; then each group says which by its key ``"rule"``, the first being the default.
         lr: learning rate, a float or a one-element Tensor.
         weight_decay: decoupled weight decay; see ``decay`` in :class:`EngineOptions`.
+        rule_defaults: for a rule's groups, what they take where they say nothing: ``{"adamw": {"lr": 3e-4}}``.
         options: see :class:`EngineOptions`.
+
+    Raises:
+        TypeError: an unknown option.
+        ValueError: a value out of range; ``weight_decay``, or ``decay="after"``, though the chain decays by itself.
     """
 
     def __init__(
@@ -96,6 +102,7 @@ class ChainedOptimizer(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         maximize: bool = False,
         before: Chain | Transform | None = None,
+        rule_defaults: Mapping[str, Mapping[str, Any]] | None = None,
         **options: Any,
     ) -> None:
         named = rules if isinstance(rules, Mapping) else {"": rules}
@@ -107,6 +114,8 @@ class ChainedOptimizer(torch.optim.Optimizer):
             raise TypeError(f"{type(self).__name__} got an unexpected option {sorted(unknown)[0]!r}")
         self._settings = _Settings(**options)
         self._compiler = Compiler(self._settings.compile)
+        self._rule_defaults = {name: dict(values) for name, values in (rule_defaults or {}).items()}
+        self._check_decay(weight_decay)
         first = next(iter(self.rules.values()))
         defaults = {"lr": lr, **first.hypers, "maximize": maximize}
         defaults.setdefault("weight_decay", weight_decay)
@@ -118,21 +127,35 @@ class ChainedOptimizer(torch.optim.Optimizer):
     def groups_for(cls, model: nn.Module) -> list[dict[str, Any]]:
         """Parameter groups when a module is given: matrices as they are; biases, norm gains and scalars without weight decay."""
         named = list(model.named_parameters())
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": [(name, p) for name, p in named if p.ndim >= 2]},
             {"params": [(name, p) for name, p in named if p.ndim < 2], "weight_decay": 0.0},
         ]
         return [group for group in groups if group["params"]]
 
+    def _check_decay(self, weight_decay: float) -> None:
+        if not any("weight_decay" in rule.hypers for rule in self.rules.values()):
+            return
+        if weight_decay:
+            raise ValueError(
+                "the chain decays the weights by itself: set weight_decay=0 here, or rename its own, "
+                "as in add_decayed_weights(...).rename(weight_decay='l2')"
+            )
+        if self._settings.decay == "after" and all("weight_decay" in rule.hypers for rule in self.rules.values()):
+            raise ValueError("decay='after' is for decoupled weight decay, but this chain decays the weights by itself")
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; keys that it lacks take the defaults of its rule."""
+        if not isinstance(param_group, dict):
+            raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
+        param_group = dict(param_group)  # a caller may give the same group to several optimizers
         name = param_group.get("rule", next(iter(self.rules)))
         if name not in self.rules:
             raise ValueError(f"unknown rule {name!r} in a parameter group (choose from {', '.join(self.rules)})")
         rule = self.rules[name]
         if len(self.rules) > 1:
             param_group["rule"] = name
-        for key, value in rule.hypers.items():
+        for key, value in {**rule.hypers, **self._rule_defaults.get(name, {})}.items():
             param_group.setdefault(key, value)
         foreign = set(self.defaults) - set(param_group) - {"lr", "weight_decay", "maximize"}
         super().add_param_group(param_group)
@@ -140,7 +163,7 @@ class ChainedOptimizer(torch.optim.Optimizer):
         for key in foreign:
             del group[key]  # another rule's, filled in as a default
         try:
-            check_hyperparameters({k: v for k, v in group.items() if k != "params"})
+            rule.check(group)
             for param in group["params"]:
                 _check_param(param, rule, group)
         except Exception:
@@ -152,12 +175,13 @@ class ChainedOptimizer(torch.optim.Optimizer):
         return self.rules[group.get("rule", next(iter(self.rules)))]
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One optimization step over all parameters that have a gradient; returns the closure's loss, if one is given."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._check_layouts()
         if self._settings.nonfinite != "propagate" and self._has_nonfinite():
             return loss
         first = 0
@@ -167,21 +191,30 @@ class ChainedOptimizer(torch.optim.Optimizer):
             first += len(group["params"])
         return loss
 
+    def _check_layouts(self) -> None:
+        """Raise before anything has changed."""
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is not None and param.grad.layout is not torch.strided:
+                    raise RuntimeError(
+                        f"{type(self).__name__} does not support sparse gradients (make the embedding dense)"
+                    )
+
+    def _counts_steps(self, chain: Chain) -> bool:
+        """Whether the rule depends on the step count: by itself, or because rounding draws fresh numbers at each step."""
+        return chain.needs_step or self._settings.stochastic_rounding
+
     def _buckets(self, group: dict[str, Any], first: int) -> list[_Bucket]:
         chain = self.rule_of(group)
         buckets: dict[Any, _Bucket] = {}
         for number, param in enumerate(group["params"], first):
             if param.grad is None:
                 continue
-            if param.grad.is_sparse:
-                raise RuntimeError(
-                    f"{type(self).__name__} does not support sparse gradients (make the embedding dense)"
-                )
             state = self.state[param]
             if not state:
                 self._init_state(param, state, chain)
             step = 0
-            if chain.needs_step:
+            if self._counts_steps(chain):
                 step = state["step"] = int(state["step"]) + 1
             sharding = sharding_of(param)
             key = (param.dtype, param.device, step, sharding)
@@ -198,7 +231,7 @@ class ChainedOptimizer(torch.optim.Optimizer):
         dtype = self._settings.state_dtype
         if dtype is None or param.is_complex():
             dtype = torch.float32 if param.dtype in (torch.bfloat16, torch.float16) else param.dtype
-        if chain.needs_step:
+        if self._counts_steps(chain):
             state["step"] = 0
         for keys in chain.state_names:
             for key in keys:
@@ -206,11 +239,9 @@ class ChainedOptimizer(torch.optim.Optimizer):
 
     def _step_bucket(self, group: dict[str, Any], bucket: _Bucket) -> None:
         chain = self.rule_of(group)
-        bound, values = bind(
-            chain, {k: plain(v) for k, v in group.items() if k not in ("params", "param_names")}, bucket.step
-        )
+        bound, values = bind(chain, group, bucket.step)
         program = split(bound, self._last_pass(group, chain), bucket.sharding is not None)
-        keys = random_keys(bound, bucket.step, bucket.numbers) if self._draws(chain) else [(0, 0)] * len(bucket.params)
+        keys = random_keys(bound, bucket.step, bucket.numbers, self._settings.stochastic_rounding)
         params = [_plain(local(p)) for p in bucket.params]
         updates = [_plain(local(g)) for g in bucket.grads]
         names = [key for own in chain.state_names for key in own]
@@ -251,18 +282,15 @@ class ChainedOptimizer(torch.optim.Optimizer):
             return map_stacks(function, updates, shapes)
         return bucket.sharding.map_matrices(function, updates, [tuple(p.shape) for p in bucket.params], shapes)
 
-    def _draws(self, chain: Chain) -> bool:
-        return self._settings.stochastic_rounding or any("normal" in t.type.needs for t in chain)
-
     def _has_nonfinite(self) -> bool:
         """Whether any gradient on any process holds NaN or infinity; raises instead if so asked."""
         found = False
-        for group in self.param_groups:
-            names = group.get("param_names") or range(len(group["params"]))
+        for number, group in enumerate(self.param_groups):
+            names = group.get("param_names") or [f"{i} of group {number}" for i in range(len(group["params"]))]
             for name, param in zip(names, group["params"], strict=True):
                 if param.grad is None:
                     continue
-                bad = ~torch.isfinite(local(param.grad).sum(dtype=_sum_dtype(param.grad.dtype)))
+                bad = ~_all_finite(local(param.grad))
                 sharding = sharding_of(param)
                 bad = bad if sharding is None else sharding.any_true(bad)
                 if bool(bad):
@@ -288,16 +316,24 @@ class ChainedOptimizer(torch.optim.Optimizer):
         for i, param in zip(ids, params, strict=True):
             for key, value in saved["state"].get(i, {}).items():
                 kept = self.state[param].get(key)
-                if isinstance(value, Tensor) and isinstance(kept, Tensor) and kept.dtype != value.dtype:
-                    self.state[param][key] = value.to(device=kept.device)
+                if not (isinstance(value, Tensor) and isinstance(kept, Tensor)):
+                    continue
+                if kept.dtype != value.dtype:
+                    kept = value.to(device=kept.device)
+                # A tensor shared with the given dict would go on changing with the optimizer that it came from.
+                self.state[param][key] = kept.clone() if _share_storage(kept, value) else kept
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "rules": self.rules, "_settings": self._settings}
+        kept = ("rules", "_rule_defaults", "_settings")
+        return {**super().__getstate__(), **{name: self.__dict__[name] for name in kept}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if "_compiler" not in self.__dict__:
             self._compiler = Compiler(self._settings.compile)
+        for group in self.param_groups:  # a checkpoint may be older than a hyper-parameter
+            for key, value in self.rule_of(group).hypers.items():
+                group.setdefault(key, value)
 
     def __repr__(self) -> str:
         rules = "\n".join(f"  {name + ': ' if name else ''}{chain!r}" for name, chain in self.rules.items())
@@ -335,10 +371,7 @@ class Chained(ChainedOptimizer):
         weight_decay: float = 0.0,
         **options: Any,
     ) -> None:
-        chain = Chain.of(chain)
-        if weight_decay and "weight_decay" in chain.hypers:
-            raise ValueError("the chain decays the weights by itself: give weight_decay to its transform")
-        super().__init__(params, chain, lr=lr, weight_decay=weight_decay, **options)
+        super().__init__(params, Chain.of(chain), lr=lr, weight_decay=weight_decay, **options)
 
 
 def _check_param(param: Tensor, rule: Chain, group: dict[str, Any]) -> None:
@@ -360,17 +393,24 @@ def _for_matrix(part: Pass, transform: Pass | BoundTransform, params: Sequence[T
 
 def _grid(param: Tensor, mine: Tensor, sharding: Sharding | None) -> Grid:
     if sharding is not None:
-        return sharding.grid(param.shape)
+        shard, offsets, whole = sharding.grid(param.shape)
+        return ((*shard, 2), (*offsets, 0), (*whole, 2)) if param.is_complex() else (shard, offsets, whole)
     shape = tuple(mine.shape)
     return shape, (0,) * len(shape), shape
 
 
 def _plain(tensor: Tensor) -> Tensor:
     """A view that a pass can take: complex as pairs of reals; a scalar as a vector, or 64-bit hyper-parameters would widen it."""
-    tensor = torch.view_as_plain(tensor) if tensor.is_complex() else tensor
+    tensor = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
     return tensor.view(1) if tensor.ndim == 0 else tensor
 
 
-def _sum_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Wide enough that the sum of finite numbers stays finite."""
-    return torch.complex128 if dtype.is_complex else torch.float64
+def _all_finite(tensor: Tensor) -> Tensor:
+    if tensor.is_complex() or tensor.dtype is torch.float64:
+        return torch.isfinite(tensor).all()
+    # One sum needs no temporary, and in float64 a sum of finite narrower numbers stays finite.
+    return torch.isfinite(tensor.sum(dtype=torch.float64))
+
+
+def _share_storage(a: Tensor, b: Tensor) -> bool:
+    return local(a).untyped_storage().data_ptr() == local(b).untyped_storage().data_ptr()

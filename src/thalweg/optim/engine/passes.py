@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from thalweg.optim.engine.hyperparameters import is_dynamic
+from thalweg.optim.engine.hyperparameters import floats_like, is_dynamic, plain
 from thalweg.optim.engine.random import random_bits, round_stochastically, standard_normal, stream_key
 from thalweg.optim.engine.transform import Chain, TransformType
 
@@ -25,12 +25,16 @@ Grid = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 @dataclass(frozen=True)
 class BoundTransform:
-    """A transform with the places of its values: ``dynamic`` holds (name, first place, count or None for a plain number)."""
+    """A transform with the places of its values: ``dynamic`` holds (name, first place, count or None for a plain number).
+
+    ``stream`` is the place of its random key among a parameter's keys; 0, the stream of rounding, if it draws nothing.
+    """
 
     type: TransformType
     state_keys: tuple[str, ...]
     dynamic: tuple[tuple[str, int, int | None], ...]
     static: tuple[tuple[str, Any], ...]
+    stream: int = 0
 
     def keywords(self, values: Any) -> dict[str, Any]:
         """Keyword arguments for the update function, from the pass's values (floats, or a vector of float64)."""
@@ -117,7 +121,7 @@ def _update(
 ) -> Tensor:
     keywords = bound.keywords(values)
     if "normal" in bound.type.needs:
-        keywords["normal"] = lambda: standard_normal(_positions(grid, x.device), keys[i][1]).to(x.dtype)
+        keywords["normal"] = lambda: standard_normal(_positions(grid, x.device), keys[i][bound.stream]).to(x.dtype)
     old = {name: state[key].to(x.dtype) for name, key in zip(bound.type.state, bound.state_keys, strict=True)}
     new = dict(old)
     arguments = (u, x, new) if bound.type.sums is None else (u, x, new, sums)
@@ -148,16 +152,19 @@ def _positions(grid: Grid, device: torch.device) -> Tensor:
 
 def bind(chain: Chain, group: dict[str, Any], step: int) -> tuple[list[BoundTransform], list[float]]:
     """Look the chain's hyper-parameters up in a parameter group: the bound transforms, and the list of values they point into."""
-    values: list[float] = [group["lr"], group["weight_decay"]]
-    bound = []
+    values: list[float] = [plain(group["lr"]), plain(group["weight_decay"])]
+    bound: list[BoundTransform] = []
     for transform, state_keys in zip(chain.transforms, chain.state_names, strict=True):
-        hypers = {name: group[transform.group_name(name)] for name, _ in transform.hypers}
-        prepare = transform.type.prepare
-        prepared = prepare(step, **hypers) if prepare is not None else {}
+        kind = transform.type
+        hypers = {
+            name: floats_like(kind.defaults[name], plain(group[transform.group_name(name)]))
+            for name, _ in transform.hypers
+        }
+        prepared = {} if kind.prepare is None else {k: float(v) for k, v in kind.prepare(step, **hypers).items()}
         dynamic: list[tuple[str, int, int | None]] = []
         static = []
         for name, value in {**hypers, **prepared}.items():
-            if transform.type.kind == "matrix" or not is_dynamic(value):
+            if kind.kind == "matrix" or not is_dynamic(value):
                 static.append((name, value))
             elif isinstance(value, tuple):
                 dynamic.append((name, len(values), len(value)))
@@ -165,7 +172,8 @@ def bind(chain: Chain, group: dict[str, Any], step: int) -> tuple[list[BoundTran
             else:
                 dynamic.append((name, len(values), None))
                 values.append(value)
-        bound.append(BoundTransform(transform.type, state_keys, tuple(dynamic), tuple(static)))
+        stream = 1 + sum(b.stream > 0 for b in bound) if "normal" in kind.needs else 0
+        bound.append(BoundTransform(kind, state_keys, tuple(dynamic), tuple(static), stream))
     return bound, values
 
 
@@ -193,10 +201,15 @@ def split(bound: Sequence[BoundTransform], apply: Pass, sharded: bool) -> list[P
     return program
 
 
-def random_keys(bound: Sequence[BoundTransform], step: int, indices: Sequence[int]) -> list[tuple[int, int]]:
-    """Two keys per parameter, for rounding and for noise, from the chain's seed, the step and the parameter's number."""
-    seed = next((int(v) for b in bound for name, v in b.static if name == "seed"), 0)
-    return [(stream_key(seed, step, i, 0), stream_key(seed, step, i, 1)) for i in indices]
+def random_keys(
+    bound: Sequence[BoundTransform], step: int, numbers: Sequence[int], rounding: bool
+) -> list[tuple[int, ...]]:
+    """For every parameter, by its number, one key for rounding and one for each transform that draws: independent streams."""
+    seeds = [int(dict(b.static).get("seed", 0)) for b in bound if b.stream]
+    if not seeds and not rounding:
+        return [(0,)] * len(numbers)
+    streams = list(enumerate([seeds[0] if seeds else 0, *seeds]))
+    return [tuple(stream_key(seed, step, number, place) for place, seed in streams) for number in numbers]
 
 
 def memory_words(chain: Chain) -> int:

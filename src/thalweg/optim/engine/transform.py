@@ -22,9 +22,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from thalweg.optim.engine.hyperparameters import check_hyperparameters
+from thalweg.optim.engine.hyperparameters import check_hyperparameter, check_length, plain
 
-KINDS = ("elementwise", "layerwise", "matrix")
+RESERVED = frozenset({"params", "param_names", "lr", "initial_lr", "rule", "maximize", "batched"})
+"""Keys of parameter groups with a meaning of their own."""
 
 
 class TransformType:
@@ -45,6 +46,10 @@ class TransformType:
         self.input_dtype = input_dtype
         self.defaults: dict[str, Any] = {p.name: p.default for p in keywords if p.default is not p.empty}
         self.needs: frozenset[str] = frozenset(p.name for p in keywords if p.default is p.empty)
+        if (kind == "matrix" and self.needs) or (prepare is None and self.needs - {"lr", "normal"}):
+            raise TypeError(
+                f"{update.__name__}: keyword-only arguments need a default: {', '.join(sorted(self.needs))}"
+            )
         self.__name__, self.__qualname__, self.__module__ = update.__name__, update.__qualname__, update.__module__
         self.__doc__ = update.__doc__
         self.__signature__ = inspect.Signature(
@@ -57,8 +62,10 @@ class TransformType:
                 known = ", ".join(self.defaults) or "none"
                 raise TypeError(f"{self.__name__}() has no hyper-parameter {name!r} (it has: {known})")
         merged = {**self.defaults, **hypers}
-        check_hyperparameters(merged)
-        return Transform(self, tuple(merged.items()))
+        for name, value in merged.items():
+            check_hyperparameter(name, value)
+            check_length(self.defaults[name], value, name)
+        return Transform(self, tuple((name, plain(value)) for name, value in merged.items()))
 
     def __reduce__(self) -> str:
         return self.__qualname__  # pickled by reference, like a function
@@ -139,14 +146,24 @@ class Chain:
         """Whether any transform works on whole matrices."""
         return any(t.type.kind == "matrix" for t in self)
 
+    def check(self, group: Mapping[str, Any]) -> None:
+        """Raise a :class:`ValueError` for the first hyper-parameter in a parameter group that is out of its range."""
+        check_hyperparameter("lr", group["lr"])
+        check_hyperparameter("weight_decay", group["weight_decay"])
+        for transform in self.transforms:
+            for name, default in transform.type.defaults.items():
+                label = transform.group_name(name)
+                check_hyperparameter(name, group[label], label)
+                check_length(default, group[label], label)
+
     def _merge_hypers(self) -> dict[str, Any]:
         merged: dict[str, Any] = {}
         for transform in self.transforms:
             for name, value in transform.hypers:
                 key = transform.group_name(name)
-                if key == "lr":
+                if key in RESERVED:
                     raise ValueError(
-                        f"{transform.type.__name__}: 'lr' belongs to the engine and can't be a hyper-parameter"
+                        f"{transform.type.__name__}: {key!r} belongs to the engine and can't be a hyper-parameter"
                     )
                 if key in merged and merged[key] != value:
                     raise ValueError(
