@@ -189,3 +189,15 @@ def races() -> dict[str, RaceResult]:
         "many evaluations": make_race(["adamw", "lion"], trials=2, budget=20_000, every=2, seeds=3),
         "long messages": make_race(["adamw", "lion"], trials=3, change=lambda run: fail(run, "raised", "no! " * 5_000)),
     }
+
+
+@pytest.fixture(scope="session")
+def edge_report(races: dict[str, RaceResult], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``edge_report(name)``: the report of one of ``races``, written once."""
+    folder = tmp_path_factory.mktemp("edges")
+
+    def written(name: str) -> Path:
+        path = folder / f"{name.replace(' ', '-')}.html"
+        return path if path.exists() else write_report(races[name], path)
+
+    return written

@@ -87,7 +87,7 @@ def test_png_files(race: RaceResult, tmp_path: Path) -> None:
     assert sorted(paths) == sorted((tmp_path / "new" / "folder").iterdir())  # no half-written file is left
     for path in paths:
         with Image.open(path) as image:
-            assert image.width == 350 and image.height > 60
+            assert image.width == 368 and image.height > 60
             assert len(image.convert("RGB").getcolors(1 << 20)) > 10, path
 
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -28,7 +29,7 @@ TITLE = 30.0
 IMAGE_ONLY = "image-only"
 """Group id of what the page leaves out: titles and legends."""
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 11,
     "font.family": "sans-serif",
     "text.color": INK,
@@ -101,7 +102,7 @@ class Plot(Figure):
         super().__init__(figsize=(WIDTH / 72, total / 72), dpi=72)
         FigureCanvasAgg(self)
         self._total = total
-        self.text(10 / WIDTH, 1 - 19 / total, self.title, fontsize=12, fontweight="bold", gid=IMAGE_ONLY)
+        self.text(3 / WIDTH, 1 - 19 / total, self.title, fontsize=12, fontweight="bold", gid=IMAGE_ONLY)
         self._draw_legend(legend)
 
     def panel(self, left: float, top: float, width: float, height: float) -> Axes:
@@ -119,7 +120,7 @@ class Plot(Figure):
     def _draw_legend(self, legend: Legend) -> None:
         for i, (name, mark) in enumerate(legend.entries):
             y = (legend.height - 12 - 16 * (i // 2)) / self._total
-            x = 12 if i % 2 == 0 else WIDTH / 2 + 4
+            x = 3 if i % 2 == 0 else WIDTH / 2
             line = Line2D([x / WIDTH, (x + 26) / WIDTH], [y, y], transform=self.transFigure, gid=IMAGE_ONLY)
             line.set(color=mark.colour, linestyle=mark.linestyle, linewidth=1.8, marker=mark.marker, markersize=4.5)
             self.add_artist(line)

@@ -50,23 +50,22 @@ def curve(runs: Sequence[Run], key: Literal["metric", "train_loss"], goal: Goal)
         goal: whether values should go down or up.
     """
     worst = math.inf if goal == "min" else -math.inf
-    tables = [table for run in runs if (table := _values(run, key, worst))]
-    grid = sorted({step for table in tables for step in table})
-    if not grid:
+    started = [run for run in runs if run.steps]
+    series = [_series(run, key, worst) for run in started]
+    grid = np.unique(np.concatenate([steps for steps, _ in series])) if series else np.empty(0)
+    if not grid.size:
         return None
-    failed = [run.outcome != "finished" for run in runs if run.steps]
-    rows = np.full((len(failed), len(grid)), math.nan)
-    clock = np.full((len(failed), len(grid)), math.nan)
-    for i, run in enumerate(run for run in runs if run.steps):
-        table = _values(run, key, worst)
-        times = dict(zip(run.steps, run.seconds, strict=False))
-        end = max(table, default=run.steps[-1])
-        for j, step in enumerate(grid):
-            rows[i, j] = table.get(step, worst if failed[i] and step > end else math.nan)
-            clock[i, j] = times.get(step, math.nan)
-    keep = 2 * (~np.isnan(rows)).sum(0) >= len(failed)
+    rows = np.full((len(started), len(grid)), math.nan)
+    clock = np.full((len(started), len(grid)), math.nan)
+    for i, (run, (steps, values)) in enumerate(zip(started, series, strict=True)):
+        rows[i, np.searchsorted(grid, steps)] = values
+        first = int(np.searchsorted(run.steps, steps[0])) if len(steps) else 0
+        clock[i, np.searchsorted(grid, steps)] = run.seconds[first : first + len(steps)]
+        if run.outcome != "finished":
+            rows[i, grid > max(steps, default=run.steps[-1])] = worst
+    keep = 2 * (~np.isnan(rows)).sum(0) >= len(started)
     ends = tuple(end for run in runs if run.outcome != "finished" and (end := _last(run, key)))
-    return _aggregate(np.array(grid, dtype=float)[keep], rows[:, keep], clock[:, keep], ends)
+    return _aggregate(grid[keep], rows[:, keep], clock[:, keep], ends)
 
 
 def downsample(full: Curve, points: int) -> Curve:
@@ -92,12 +91,13 @@ def downsample(full: Curve, points: int) -> Curve:
     )
 
 
-def _values(run: Run, key: str, worst: float) -> dict[int, float]:
-    """Step to value; the training loss has none before the first step."""
-    pairs = list(zip(run.steps, getattr(run, key), strict=False))
-    if key == "train_loss" and pairs and math.isnan(pairs[0][1]):
-        pairs = pairs[1:]
-    return {step: value if math.isfinite(value) else worst for step, value in pairs}
+def _series(run: Run, key: str, worst: float) -> tuple[Array, Array]:
+    """Steps and values; the training loss has none before the first step, and what isn't finite is the worst."""
+    values = np.array(getattr(run, key), dtype=float)
+    length = min(len(run.steps), len(run.seconds), len(values))
+    first = 1 if key == "train_loss" and length and math.isnan(values[0]) else 0
+    values = values[first:length]
+    return np.array(run.steps[first:length], dtype=float), np.where(np.isfinite(values), values, worst)
 
 
 def _last(run: Run, key: str) -> tuple[float, float, float] | None:

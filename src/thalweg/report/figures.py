@@ -7,6 +7,8 @@ import re
 import warnings
 from pathlib import Path
 
+from matplotlib.transforms import Bbox
+
 from thalweg.race.records import RaceResult
 from thalweg.report.canvas import Plot, drawing
 from thalweg.report.intervals import final_metric, memory, ratio_forest, step_time
@@ -59,9 +61,14 @@ def write_figures(result: RaceResult, folder: str | os.PathLike[str], dpi: int =
         try:
             with drawing(), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name may hold any script
-                plot.savefig(part, format="png", dpi=dpi, facecolor="white")
+                plot.savefig(part, format="png", dpi=dpi, facecolor="white", bbox_inches=_with_margin(plot))
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
         paths.append(path)
     return paths
+
+
+def _with_margin(plot: Plot) -> Bbox:
+    width, height = plot.get_size_inches()
+    return Bbox.from_extents(-0.15, -0.1, width + 0.15, height)

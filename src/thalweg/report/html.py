@@ -26,7 +26,7 @@ from thalweg.report.search import written
 from thalweg.report.svg import hover_data, inline_svg
 from thalweg.report.text import clean, count, shorten
 from thalweg.report.trajectories import band_words
-from thalweg.report.words import answers, headline, method_points, target_text
+from thalweg.report.words import answers, headline, interval_name, method_points, target_text
 
 _SCALE_NAMES = {"linear": "Linear", "log": "Log", "logit": "Logit"}
 
@@ -101,6 +101,7 @@ def render_report(result: RaceResult) -> str:
         facts=_facts(result),
         answers=answers(result),
         rows=ordered(result),
+        interval_name=interval_name(result),
         marks=marks(result),
         curves=[p for p in panels if p.key.startswith(("metric-", "train-loss"))],
         final=[p for p in panels if p.key == "final-metric"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 
@@ -32,7 +32,7 @@ class Row:
 
 
 def ratio_forest(result: RaceResult, of: Literal["steps", "seconds"] = "steps") -> Plot:
-    """Time to target over the baseline's, with 95% intervals, on a logarithmic axis with the baseline at 1."""
+    """Time to target over the baseline's, with intervals, on a logarithmic axis with the baseline at 1."""
     rows = [_ratio_row(row, marks(result)[row.name], of) for row in ordered(result) if row.name != result.baseline]
     title = f"{'Steps' if of == 'steps' else 'Seconds'} to target, relative to the baseline"
     both = [_ratio_row(row, marks(result)[row.name], key) for row in result.recipes for key in ("steps", "seconds")]
@@ -109,7 +109,7 @@ def _bars(key: str, title: str, columns: Sequence[tuple[str, Sequence[Row]]]) ->
 
 def _draw_bar(plot: Plot, axes: Axes, i: int, row: Row, most: float, named: bool, room: int) -> None:
     slot, label_y, y = f"r{row.mark.index}", i + 0.38, i + 0.62
-    at = {"xycoords": ("axes fraction", "data"), "va": "baseline", "gid": slot}
+    at: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "baseline", "gid": slot}
     if named:
         axes.annotate(shorten(row.name, room - len(row.text)), (0, label_y), **at)
     axes.annotate(row.text, (1, label_y), ha="right", color=MUTED, **at)
@@ -142,14 +142,18 @@ def _draw_row(plot: Plot, axes: Axes, i: int, row: Row, limits: tuple[float, flo
     slot = f"r{row.mark.index}"
     label_y, y = i + 0.38, i + 0.66
     width = max(12, 58 - len(row.text))
-    clear = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5}  # so that no grid line runs through the text
-    at = {"xycoords": ("axes fraction", "data"), "va": "baseline", "gid": slot, "bbox": clear}
+    clear: dict[str, Any] = {
+        "facecolor": PAPER,
+        "edgecolor": "none",
+        "pad": 1.5,
+    }  # so that no grid line runs through the text
+    at: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "baseline", "gid": slot, "bbox": clear}
     axes.annotate(shorten(row.name, width), (0, label_y), **at)
     axes.annotate(row.text, (1, label_y), ha="right", color=MUTED, **at)
     if math.isnan(row.value):
         return
     low, high = (min(max(v, limits[0]), limits[1]) for v in (row.low, row.high))
-    look = {"color": row.mark.colour, "gid": slot, "clip_on": False}
+    look: dict[str, Any] = {"color": row.mark.colour, "gid": slot, "clip_on": False}
     if not (math.isnan(row.low) or math.isnan(row.high)):
         axes.plot([low, high], [y, y], linewidth=2, solid_capstyle="butt", **look)
         for bound, edge, arrow in ((row.low, low, "<"), (row.high, high, ">")):

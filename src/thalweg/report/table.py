@@ -9,7 +9,7 @@ from thalweg.race.records import RaceResult, RecipeResult
 from thalweg.report.numbers import MISSING, duration, interval, number, ratio, size
 from thalweg.report.order import ordered
 from thalweg.report.text import clean
-from thalweg.report.words import target_text
+from thalweg.report.words import interval_name, target_text
 
 _STYLES = {"faster": "green", "slower": "red", "baseline": "dim"}
 
@@ -23,7 +23,7 @@ def race_table(result: RaceResult) -> Table:
         result: the race.
     """
     title = Text(f"{clean(result.task)}: {target_text(result)}", style="bold")
-    caption = Text(f"ratios against {clean(result.baseline)}, below 1 is better, with 95% intervals", style="dim")
+    caption = Text(f"ratios against {clean(result.baseline)}, below 1 is better ({interval_name(result)})", style="dim")
     table = Table(title=title, caption=caption)
     table.add_column("recipe", overflow="fold")
     table.add_column("verdict")

@@ -34,7 +34,7 @@ def headline(result: RaceResult) -> str:
     base = shorten(result.baseline, 40)
     if not others:
         return f"{base} ran alone: there is nothing to compare."
-    parts = []
+    parts: list[str] = []
     for verdict in ("faster", "slower"):
         names = [row.name for row in others if row.verdict == verdict]
         if names:
@@ -98,7 +98,8 @@ def _answer(row: RecipeResult, result: RaceResult) -> Answer:
         span = interval(bounds)
         pieces.append((" and " if pieces else "Needs ", False))
         pieces.append((f"{ratio(value)} × the {unit}", True))
-        pieces.append((f" ({'95% interval ' if len(pieces) == 2 else ''}{span})" if span else "", False))
+        name = "" if len(pieces) > 2 else "95% interval " if _compared(result) == 1 else "interval "
+        pieces.append((f" ({name}{span})" if span else "", False))
     if pieces:
         pieces.append((".", False))
     elif row.seeds and row.diverged + row.failed >= row.seeds:
@@ -122,7 +123,7 @@ def _aside(row: RecipeResult) -> str:
     parts = []
     if row.seeds and row.reached < row.seeds:
         reached = f"{row.reached} of {count(row.seeds, 'run')} reached the target"
-        parts.append(f"{reached}; the rest count as at least the whole budget")
+        parts.append(f"{reached}; the rest count as needing the whole budget")
     if row.diverged:
         parts.append(f"{row.diverged} diverged")
     if row.failed:
@@ -177,31 +178,42 @@ def _seeds(result: RaceResult) -> str:
 
 def _timing(result: RaceResult) -> str:
     text = f"The target is {target_text(result)}"
-    text += f" ({clean(result.target_rule).rstrip('.')})." if result.target_rule else "."
+    text += f": {clean(result.target_rule).rstrip('.')}." if result.target_rule else "."
     return (
         text
-        + " A run’s time to target is that of its first evaluation at which the target is met, counted in steps and in "
-        "seconds. Seconds count training steps only; evaluations and set-up are left out."
+        + " Where a noisy curve crosses one value is partly luck, so two runs are compared at several marks on the way: "
+        "where a half, a quarter, an eighth and so on of the improvement from the start is still missing, and at the target. "
+        "Times between two evaluations are interpolated on the best value so far. Seconds count training steps only; "
+        "evaluations and set-up are left out."
     )
 
 
 def _intervals(result: RaceResult) -> str:
     return (
-        "A ratio is a recipe’s time to target over the baseline’s on the same seed, averaged over seeds on the log scale: "
-        "below 1 is better. Its 95% interval comes from how much these ratios differ between seeds, so luck with one seed "
-        "makes it wide."
+        "A ratio is a recipe’s steps (or seconds) over the baseline’s on the same seed: the geometric mean over the marks, then "
+        "over the seeds. Below 1 is better. Its interval is Student’s, from how much the log ratios differ between seeds, with "
+        "a standard deviation of at least 0.05, so that a few seeds that agree by chance don’t make it too narrow."
     )
 
 
 def _verdicts(result: RaceResult) -> str:
-    compared = sum(row.name != result.baseline for row in result.recipes)
-    text = "“Faster” and “slower” follow from the interval alone, never from the point in its middle"
-    if compared > 1:
-        text += (
-            f". Because {compared} recipes are compared with one baseline, they are adjusted by Holm’s method, so that "
-        )
-        text += "the chance of even one false word stays at 5%"
-    return text + ". With fewer than 3 seeds no word is given."
+    text = "“Faster” means that the whole interval of the steps ratio lies below 1, “slower” that it lies above; the point "
+    text += "in its middle decides nothing."
+    if _compared(result) > 1:
+        text += f" {_compared(result)} recipes are compared with one baseline, so the intervals are widened by Holm’s method: "
+        text += "each holds at least 95%, and the chance of any false word is at most 5%."
+    else:
+        text += " It is a 95% interval."
+    return text + " With fewer than 3 seeds no word is given."
+
+
+def interval_name(result: RaceResult) -> str:
+    """What the intervals are called: those of several recipes are wider than 95%."""
+    return "interval of at least 95%" if _compared(result) > 1 else "95% interval"
+
+
+def _compared(result: RaceResult) -> int:
+    return sum(row.name != result.baseline for row in result.recipes)
 
 
 def _censoring(result: RaceResult) -> str:
@@ -209,8 +221,9 @@ def _censoring(result: RaceResult) -> str:
         f"{shorten(row.name, 40)} ({row.reached} of {row.seeds})" for row in result.recipes if row.reached < row.seeds
     ]
     rule = (
-        "A run that does not reach the target, because it was too slow, diverged or failed, is not dropped: it counts as at "
-        "least the whole budget."
+        "A run that does not reach the target is not dropped: it counts as needing the whole budget at every mark that it "
+        "missed, and never as faster than a run that arrived. A run that diverged or failed counts as having missed them all. "
+        "Where neither a recipe nor the baseline arrives on a seed, that seed says nothing and is left out."
     )
     if not short:
         return rule + " Here every fresh run reached it."
