@@ -1,0 +1,118 @@
+"""Every rule that the contract tests run over, and how to feed them gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from thalweg.optim import (
+    SGD,
+    AdamW,
+    Chained,
+    Lamb,
+    Lars,
+    Lion,
+    Muon,
+    add_decayed_weights,
+    gradient_noise,
+    lion_direction,
+    momentum,
+    orthogonalize,
+    trust_ratio,
+)
+
+MATRICES = ((4, 3), (3, 5))
+MIXED = ((4, 3), (3,), (), (2, 3, 2, 2))
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One optimizer under test, with settings under which a few steps on small tensors do something visible."""
+
+    make: Callable[..., torch.optim.Optimizer]
+    state_tensors: int
+    decoupled: bool = True  # the engine decays the weights, not the chain
+    matrices_only: bool = False
+    whole_tensor: bool = False  # one bad number may spoil the whole tensor
+
+    def __call__(self, params: Any, **settings: Any) -> torch.optim.Optimizer:
+        return self.make(params, **settings)
+
+    def parameters(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> list[nn.Parameter]:
+        generator = torch.Generator().manual_seed(seed)
+        shapes = MATRICES if self.matrices_only else MIXED
+        return [nn.Parameter(torch.randn(s, generator=generator, dtype=torch.float64).to(dtype)) for s in shapes]
+
+
+def chained(chain: Any, **fixed: Any) -> Callable[..., Chained]:
+    return lambda params, **settings: Chained(params, chain, **{**fixed, **settings})
+
+
+def named(cls: Any, **fixed: Any) -> Callable[..., torch.optim.Optimizer]:
+    return lambda params, **settings: cls(params, **{**fixed, **settings})
+
+
+ORTHOGONAL = momentum(ema=True) >> orthogonalize() >> trust_ratio()
+
+RULES: dict[str, Rule] = {
+    "adamw": Rule(named(AdamW, lr=0.05, weight_decay=0.1), 2),
+    "sgd": Rule(named(SGD, lr=0.05, weight_decay=0.1), 1),
+    "sgd_nesterov": Rule(named(SGD, lr=0.05, nesterov=True), 1),
+    "lion": Rule(named(Lion, lr=0.02, weight_decay=0.1), 1),
+    "lamb": Rule(named(Lamb, lr=0.05), 2, decoupled=False, whole_tensor=True),
+    "lamb_clamped": Rule(named(Lamb, lr=0.05, clamp_norm=(0.5, 10.0)), 2, decoupled=False, whole_tensor=True),
+    "lars": Rule(named(Lars, lr=5.0), 1, decoupled=False, whole_tensor=True),
+    "lars_lamb_paper": Rule(named(Lars, lr=0.05, variant="lamb-paper"), 1, decoupled=False, whole_tensor=True),
+    "muon": Rule(named(Muon, lr=0.02, weight_decay=0.1, rest_lr=0.05), 1, whole_tensor=True),
+    "noisy_lion": Rule(chained(gradient_noise(eta=1e-4) >> lion_direction(), lr=0.02, weight_decay=0.1), 1),
+    "noisy_muon": Rule(named(Muon, lr=0.02, before=gradient_noise(eta=1e-4)), 1, whole_tensor=True),
+    "coupled_sgd": Rule(chained(add_decayed_weights(weight_decay=0.1) >> momentum(), lr=0.05), 1, decoupled=False),
+    "chained_matrix": Rule(chained(ORTHOGONAL, lr=0.05), 1, matrices_only=True, whole_tensor=True),
+}
+
+
+@pytest.fixture(params=RULES, scope="session")
+def rule(request: pytest.FixtureRequest) -> Rule:
+    """Every rule in turn."""
+    return RULES[request.param]
+
+
+def gradients(params: Sequence[Tensor], step: int, scale: float = 1.0) -> Iterator[Tensor]:
+    """Random gradients that depend on the step and the parameter's place alone."""
+    for i, p in enumerate(params):
+        generator = torch.Generator().manual_seed(1000 * step + i)
+        real = torch.float64 if not p.is_complex() else torch.complex128
+        yield (scale * torch.randn(p.shape, generator=generator, dtype=real)).to(p.dtype)
+
+
+@pytest.fixture(scope="session")
+def train() -> Callable[..., None]:
+    """``train(optimizer, params, first, last, scale=1.0)``: steps with the random gradients of those step numbers."""
+
+    def run(
+        optimizer: torch.optim.Optimizer, params: Sequence[Tensor], first: int, last: int, scale: float = 1.0
+    ) -> None:
+        for step in range(first, last):
+            for p, g in zip(params, gradients(params, step, scale), strict=True):
+                p.grad = g
+            optimizer.step()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def same() -> Callable[[Sequence[Tensor], Sequence[Tensor]], bool]:
+    """Whether two lists of tensors agree bit by bit, with dtypes; NaN equals NaN."""
+
+    def compare(a: Sequence[Tensor], b: Sequence[Tensor]) -> bool:
+        return all(
+            x.dtype == y.dtype and torch.equal(torch.nan_to_num(x, nan=7.5), torch.nan_to_num(y, nan=7.5))
+            for x, y in zip(a, b, strict=True)
+        )
+
+    return compare

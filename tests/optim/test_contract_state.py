@@ -1,0 +1,156 @@
+"""What every rule keeps: state dicts, checkpoints, copies and pickles that go on bit by bit."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from thalweg.optim import AdamW, Lion
+
+
+def through_torch_file(saved: dict[str, Any]) -> dict[str, Any]:
+    file = io.BytesIO()
+    torch.save(saved, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def through_safetensors_and_json(saved: dict[str, Any]) -> dict[str, Any]:
+    """Tensors through safetensors, everything else through JSON: nothing else may be in there."""
+    safetensors = pytest.importorskip("safetensors.torch")
+    tensors = {f"{i}.{k}": v for i, s in saved["state"].items() for k, v in s.items() if torch.is_tensor(v)}
+    rest = {i: {k: v for k, v in s.items() if not torch.is_tensor(v)} for i, s in saved["state"].items()}
+    text = json.dumps({"state": rest, "param_groups": saved["param_groups"]})
+    read = safetensors.load(safetensors.save({k: v.contiguous() for k, v in tensors.items()}))
+    loaded = json.loads(text)
+    state: dict[int, dict[str, Any]] = {int(i): dict(s) for i, s in loaded["state"].items()}
+    for key, value in read.items():
+        number, name = key.split(".", 1)
+        state[int(number)][name] = value
+    return {"state": state, "param_groups": loaded["param_groups"]}
+
+
+def directly(saved: dict[str, Any]) -> dict[str, Any]:
+    return saved
+
+
+WAYS: list[Callable[[dict[str, Any]], dict[str, Any]]] = [through_torch_file, through_safetensors_and_json, directly]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_loaded_state_goes_on_bit_by_bit(rule, train, same, way, dtype) -> None:
+    params = rule.parameters(dtype)
+    optimizer = rule(params)
+    train(optimizer, params, 0, 3)
+    saved = way(optimizer.state_dict())
+    resumed = [nn.Parameter(p.detach().clone()) for p in params]
+    fresh = rule(resumed)
+    fresh.load_state_dict(saved)
+    for p, q in zip(params, resumed, strict=True):
+        assert set(optimizer.state[p]) == set(fresh.state[q])
+        for key, value in optimizer.state[p].items():
+            if torch.is_tensor(value):
+                assert fresh.state[q][key].dtype is torch.float32  # torch's own loader would cast to the parameter's
+                assert torch.equal(fresh.state[q][key], value)
+            else:
+                assert fresh.state[q][key] == value
+    # In turns: neither may see the other's steps.
+    for step in range(3, 6):
+        train(optimizer, params, step, step + 1)
+        train(fresh, resumed, step, step + 1)
+    assert same(params, resumed)
+
+
+def test_saving_changes_nothing_and_loading_leaves_the_file_alone(rule, train, same) -> None:
+    params = rule.parameters()
+    optimizer = rule(params)
+    train(optimizer, params, 0, 2)
+    saved = optimizer.state_dict()
+    before = copy.deepcopy(saved)
+    fresh = rule(others := rule.parameters())
+    fresh.load_state_dict(saved)
+    train(fresh, others, 2, 4)
+    for i, state in before["state"].items():
+        for key, value in state.items():
+            assert torch.equal(torch.as_tensor(saved["state"][i][key]), torch.as_tensor(value))
+    assert str(saved["param_groups"]) == str(before["param_groups"])
+
+
+def test_settings_come_back_with_the_state(rule, train) -> None:
+    optimizer = rule(params := rule.parameters())
+    optimizer.param_groups[0].update(lr=0.123, maximize=True)
+    train(optimizer, params, 0, 1)
+    fresh = rule(rule.parameters())
+    fresh.load_state_dict(through_torch_file(optimizer.state_dict()))
+    assert fresh.param_groups[0]["lr"] == 0.123 and fresh.param_groups[0]["maximize"] is True
+
+
+def test_a_checkpoint_older_than_a_hyperparameter(rule, train) -> None:
+    optimizer = rule(params := rule.parameters())
+    train(optimizer, params, 0, 1)
+    saved = optimizer.state_dict()
+    chain = optimizer.rule_of(optimizer.param_groups[0])
+    missing = list(chain.hypers)[-1]
+    for group in saved["param_groups"]:
+        group.pop(missing, None)
+    optimizer.load_state_dict(saved)
+    assert optimizer.param_groups[0][missing] == chain.hypers[missing]
+    train(optimizer, params, 1, 2)
+
+
+def test_state_in_another_dtype_keeps_it_over_a_checkpoint(train) -> None:
+    params = [nn.Parameter(torch.ones(3))]
+    optimizer = AdamW(params, state_dtype=torch.bfloat16)
+    train(optimizer, params, 0, 1)
+    fresh = AdamW([nn.Parameter(torch.ones(3))], state_dtype=torch.bfloat16)
+    fresh.load_state_dict(through_torch_file(optimizer.state_dict()))
+    assert {v.dtype for s in fresh.state.values() for v in s.values() if torch.is_tensor(v)} == {torch.bfloat16}
+
+
+def test_wrong_groups_are_refused(train) -> None:
+    optimizer = Lion([nn.Parameter(torch.ones(3))])
+    saved = Lion([nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))]).state_dict()
+    with pytest.raises(ValueError, match="doesn't match the size of optimizer's group"):
+        optimizer.load_state_dict(saved)
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))], ids=["deepcopy", "pickle"])
+def test_copies_go_on_bit_by_bit(rule, train, same, way) -> None:
+    params = rule.parameters()
+    optimizer = rule(params, nonfinite="skip")
+    train(optimizer, params, 0, 3)
+    for p in params:
+        p.grad = None
+    # A copy has parameters of its own, in the order of the groups.
+    order = [next(i for i, p in enumerate(params) if p is q) for g in optimizer.param_groups for q in g["params"]]
+    twin = way(optimizer)
+    twins = [None] * len(params)
+    for i, q in zip(order, (q for g in twin.param_groups for q in g["params"]), strict=True):
+        twins[i] = q
+    assert type(twin) is type(optimizer) and repr(twin) == repr(optimizer)
+    for step in range(3, 6):
+        train(optimizer, params, step, step + 1)
+        train(twin, twins, step, step + 1)
+    assert same(params, twins)
+
+
+def test_a_step_of_nothing_before_loading_as_checkpoint_tools_do(rule, train, same) -> None:
+    """``torch.distributed.checkpoint`` makes state by a step with lr 0 and zero gradients: it must change no parameter."""
+    params = rule.parameters()
+    optimizer = rule(params, lr=0.0)
+    start = [p.detach().clone() for p in params]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    assert same(params, start)
