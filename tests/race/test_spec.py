@@ -50,7 +50,7 @@ def test_what_can_not_be_pickled_is_named():
     X = torch.ones(4, 1)
     task = Task("mine", lambda: nn.Linear(1, 1), (X, X), (X, X), nn.functional.mse_loss, batch_size=2)
     with pytest.raises(
-        TaskError, match="task 'mine': its model can't be sent to worker processes .* or use workers=0"
+        TaskError, match=r"task 'mine': its model can't be sent to worker processes .* or use workers=0"
     ) as error:
         TaskSpec.of(task).pickled(task)
     assert "\n" not in str(error.value)
@@ -60,6 +60,6 @@ def test_what_can_not_be_pickled_is_named():
 def test_an_object_whose_code_is_not_there(tiny):
     spec = TaskSpec("object", "gone", b"cno_such_module\nthing\n.")
     with pytest.raises(
-        TaskError, match="task 'gone' can't be loaded in a worker process .*importable module, or use workers=0"
+        TaskError, match=r"task 'gone' can't be loaded in a worker process .*importable module, or use workers=0"
     ):
         spec.load()

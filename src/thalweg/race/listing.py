@@ -40,14 +40,15 @@ def method_table(rows: list[dict[str, Any]]) -> Table:
     table = Table(
         title="Methods a recipe can name", caption="e.g. thalweg race adamw 'lion(betas=(0.95, 0.98)) + orthogonal'"
     )
-    for heading in ("name", "acts as", "tuned"):
+    one = len(rows) == 1
+    for heading in ("name", "acts as", "tuned over" if one else "tuned"):
         table.add_column(heading, no_wrap=True)
-    table.add_column("what it does" if len(rows) > 1 else "settings and defaults")
+    table.add_column("settings and defaults" if one else "what it does")
     for row in rows:
-        tuned = [f"{key}: {_range(tuple(space))}" for key, space in row["search"].items()]
+        ranges = [f"{key}: {_range(tuple(space))}" for key, space in row["search"].items()]
         settings = [f"{key}={value!r}" for key, value in row["settings"].items()]
-        last = row["summary"].replace("``", "") if len(rows) > 1 else "\n".join(settings)
-        table.add_row(*map(Text, (row["name"], row["kind"], "\n".join(tuned), last)))
+        last = "\n".join(settings) if one else row["summary"].replace("``", "")
+        table.add_row(*map(Text, (row["name"], row["kind"], "\n".join(ranges if one else row["search"]), last)))
     return table
 
 

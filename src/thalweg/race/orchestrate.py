@@ -167,7 +167,7 @@ def result_of(plan: Plan, runs: list[Run], name: str) -> RaceResult:
     runs = sorted(runs, key=lambda run: (order[run.recipe], run.phase == "fresh", run.index))
     fresh = [run for run in runs if run.phase == "fresh"]
     wanted, steps = plan.conditions.target, plan.conditions.steps
-    target, rule, rows = conclude(fresh, plan.recipes, plan.baseline, plan.goal, wanted, steps)
+    target, rule, rows = conclude(runs, plan.recipes, plan.baseline, plan.goal, wanted, steps)
     for row in rows:
         settings = next(run.settings for run in fresh if run.recipe == row.name)
         row.settings, row.trials, row.seeds = settings, len(plan.settings[row.name]), plan.seeds

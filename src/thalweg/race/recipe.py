@@ -195,6 +195,8 @@ def _parse_part(node: ast.expr, text: str) -> Part:
     if name not in choices:
         raise ValueError(registry.unknown("method", name, choices))
     fixed = {str(keyword.arg): _literal(keyword, name) for keyword in call.keywords}
+    if len(fixed) < len(call.keywords):
+        raise ValueError(f"{ast.unparse(node)!r} gives a setting twice; keep it once")
     allowed = allowed_settings(choices[name])
     for key in fixed:
         if key not in allowed:

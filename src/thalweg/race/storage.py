@@ -18,6 +18,7 @@ import sqlalchemy
 from optuna.distributions import BaseDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import make_url
 
 from thalweg.race.errors import RaceError, StorageError
 from thalweg.race.outcome import one_line
@@ -62,7 +63,7 @@ class Storage:
     def __init__(self, storage: str, name: str) -> None:
         self.name = name
         self._url = normalize(storage)
-        self.shown = shown(self._url)
+        self.shown = (make_url(self._url).database or "") if self._url.startswith("sqlite") else shown(self._url)
         self._owner: Ownership | None = None
         self._studies: dict[str, optuna.Study] = {}
         optuna.logging.set_verbosity(optuna.logging.ERROR)
