@@ -58,3 +58,11 @@ def test_downsampling_keeps_ends_and_the_width_of_the_band() -> None:
     assert (short.median[0], short.median[-1]) == (full.median[0], full.median[-1])
     assert short.low.min() == full.low.min() and short.high.max() == full.high.max()
     assert downsample(short, 60) is short
+
+
+def test_many_runs_have_a_band_between_quartiles() -> None:
+    values = np.random.default_rng(0).normal(size=(12, 4))
+    found = curve([run(i, row.tolist()) for i, row in enumerate(values)], "metric", "min")
+    assert found is not None
+    np.testing.assert_allclose(found.median, np.median(values, axis=0))
+    np.testing.assert_allclose([found.low, found.high], np.quantile(values, [0.25, 0.75], axis=0))
