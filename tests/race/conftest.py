@@ -40,7 +40,7 @@ def thalweg() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs the command line in a process of its own."""
 
     def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=240, **environment(options))
+        return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=600, **environment(options))
 
     return run
 

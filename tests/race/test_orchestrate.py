@@ -19,6 +19,9 @@ from thalweg.race import recipe as recipes
 from thalweg.tasks import Task, TaskError
 
 KILL_OFTEN = Path(__file__).with_name("kill_often.py")
+# Whole races in processes of their own: on a busy machine each start takes its time.
+pytestmark = pytest.mark.timeout(900)
+
 SMALL = {"trials": 3, "seeds": 3, "workers": 0, "report": False}
 
 
@@ -83,7 +86,6 @@ def test_stopped_after_every_run_the_table_is_the_same(uninterrupted, tiny_path,
     assert untouched.begun == []
 
 
-@pytest.mark.timeout(280)
 @pytest.mark.parametrize(("workers", "lives"), [(0, 14), (2, 3)])
 def test_kill_9_at_many_moments(uninterrupted, tiny_path, tmp_path, table, workers, lives):
     words = [sys.executable, str(KILL_OFTEN), tiny_path, str(tmp_path), str(workers), str(lives), "1"]
@@ -95,7 +97,6 @@ def test_kill_9_at_many_moments(uninterrupted, tiny_path, tmp_path, table, worke
     assert table(race(resume=True, out=tmp_path, report=False)) == table(uninterrupted)
 
 
-@pytest.mark.timeout(280)
 def test_killed_workers_change_nothing(uninterrupted, tiny_path, tmp_path, table, start_thalweg):
     """Workers are killed one after the other; their runs are done again."""
     draws = random.Random(0)
@@ -108,7 +109,7 @@ def test_killed_workers_change_nothing(uninterrupted, tiny_path, tmp_path, table
         if workers:
             os.kill(draws.choice(workers), signal.SIGKILL)
             killed += 1
-    assert main.wait(200) == 0, main.stderr.read()
+    assert main.wait(600) == 0, main.stderr.read()
     result = report_of(str(tmp_path / "r"))
     doomed = [run for run in result.runs if run.outcome == "killed"]
     if not doomed:  # a run that loses its worker twice by chance is recorded as such, see test_execute.py
@@ -129,7 +130,6 @@ def children(pid):
     return found
 
 
-@pytest.mark.timeout(280)
 def test_ctrl_c_ends_soon_and_says_how_to_go_on(tiny_path, tmp_path, start_thalweg, thalweg):
     words = [
         "adamw",
@@ -151,7 +151,7 @@ def test_ctrl_c_ends_soon_and_says_how_to_go_on(tiny_path, tmp_path, start_thalw
     os.killpg(main.pid, signal.SIGINT)  # as a terminal does: to the whole group
     start = time.monotonic()
     _, said = main.communicate(timeout=30)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 25
     assert main.returncode == 130
     assert "Traceback" not in said
     assert re.search(r"stopped; \d+ of 26 runs are kept. Go on with: thalweg race --resume --name r --out", said)
@@ -169,19 +169,18 @@ def race_runs(path):
 
 
 def wait_for_runs(path, count, process):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while race_runs(path) < count:
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
 
-@pytest.mark.timeout(280)
 def test_two_races_on_one_file_at_once(uninterrupted, tiny_path, tmp_path, table, start_thalweg):
     words = ["adamw", "lion", "--task", tiny_path, "--trials", "3", "--seeds", "3", "--workers", "0", "--json"]
     both = ["--storage", str(tmp_path / "both.db"), "--out", str(tmp_path)]
     racers = [start_thalweg("race", *words, *both, "--name", name) for name in ("one", "two")]
-    said = [racer.communicate(timeout=200) for racer in racers]
+    said = [racer.communicate(timeout=600) for racer in racers]
     assert [racer.returncode for racer in racers] == [0, 0], said
     for name in ("one", "two"):
         result = report_of(str(tmp_path / "both.db"), name)
@@ -190,7 +189,6 @@ def test_two_races_on_one_file_at_once(uninterrupted, tiny_path, tmp_path, table
         report_of(str(tmp_path / "both.db"))
 
 
-@pytest.mark.timeout(280)
 def test_the_same_race_twice_at_once_is_refused(tiny_path, tmp_path, start_thalweg):
     words = ["adamw", "--task", tiny_path, "--steps", "2000", "--workers", "0", "--out", str(tmp_path), "--name", "r"]
     first = start_thalweg("race", *words)
