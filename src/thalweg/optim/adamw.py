@@ -12,8 +12,11 @@ from thalweg.registry import method
 
 
 def bias_corrections(step: int, betas: tuple[float, float], **_: Any) -> dict[str, float]:
-    """The factors by which zero-initialized running means fall short after ``step`` updates."""
-    return {"correction1": 1 - betas[0] ** step, "correction2": (1 - betas[1] ** step) ** 0.5}
+    """Factors that make up for zero-initialized running means after ``step`` updates (for the second moment, of its root).
+
+    Factors and not divisors: dividing is what would take longest in the fused pass.
+    """
+    return {"correction1": 1 / (1 - betas[0] ** step), "correction2": (1 - betas[1] ** step) ** -0.5}
 
 
 @elementwise(state=("exp_avg", "exp_avg_sq"), prepare=bias_corrections)
@@ -36,7 +39,7 @@ def adam_direction(
     beta1, beta2 = betas
     mean = state["exp_avg"] = beta1 * state["exp_avg"] + (1 - beta1) * update
     square = state["exp_avg_sq"] = beta2 * state["exp_avg_sq"] + (1 - beta2) * (update * update)
-    return (mean / correction1) / (square.sqrt() / correction2 + eps)
+    return (mean * correction1) / (square.sqrt() * correction2 + eps)
 
 
 @method("adamw", search={"lr": ("log", 1e-4, 3e-2), "weight_decay": ("log", 1e-3, 1.0)})

@@ -13,12 +13,12 @@ def norms_squared(update: Tensor, param: Tensor) -> tuple[Tensor, Tensor]:
     return (param * param).sum(), (update * update).sum()
 
 
-@layerwise(sums=norms_squared)
+@layerwise(sums=norms_squared, switch="adapt")
 def trust_ratio(
     update: Tensor,
     param: Tensor,
     state: dict[str, Tensor],
-    sums: tuple[Tensor, Tensor],
+    sums: tuple[Tensor, Tensor] | None,
     *,
     clamp_norm: tuple[float, float] | None = None,
     adapt: bool = True,
@@ -29,19 +29,19 @@ def trust_ratio(
 
     The ratio is 1 where either norm is 0, and for groups with ``adapt=False``. ``clamp_norm`` is (low, high); None: the identity.
     """
-    if not adapt:
+    if sums is None:
         return update
     weight, step = sums[0].sqrt(), sums[1].sqrt()
     target = weight if clamp_norm is None else weight.clamp(clamp_norm[0], clamp_norm[1])
     return update * torch.where((weight > 0) & (step > 0), target / step, torch.ones_like(step))
 
 
-@layerwise(sums=norms_squared)
+@layerwise(sums=norms_squared, switch="adapt")
 def lars_ratio(
     update: Tensor,
     param: Tensor,
     state: dict[str, Tensor],
-    sums: tuple[Tensor, Tensor],
+    sums: tuple[Tensor, Tensor] | None,
     *,
     trust_coefficient: float = 1e-3,
     weight_decay: float = 1e-4,
@@ -55,7 +55,7 @@ def lars_ratio(
     The ratio is 1 where either norm is 0, and for groups with ``adapt=False``.
     """
     decayed = update + weight_decay * param
-    if not adapt:
+    if sums is None:
         return decayed
     weight, step = sums[0].sqrt(), sums[1].sqrt()
     ratio = trust_coefficient * weight / (step + weight_decay * weight + eps)

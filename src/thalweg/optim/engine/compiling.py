@@ -20,8 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thalweg.optim.engine.joining import run_joined, worth_joining
+from thalweg.optim.engine.passes import Pass
+
 COMPILE_FROM = 4_000_000
-"""Elements in one pass from which compiling pays by itself (``compile=None``): about 50 ms a step saved at 14M elements."""
+"""Parameters of an optimizer from which compiling pays by itself (``compile=None``): about 50 ms a step saved at 14M."""
+
+SMALL_PASS = 10_000
+"""Elements below which a pass of a large optimizer stays eager all the same."""
 
 MAX_FUNCTIONS = 32
 """Compiled functions kept for each optimizer. Lists of tensors that keep changing (unused experts) then run eagerly."""
@@ -37,16 +43,23 @@ class Compiler:
         if mode not in (None, True, False):
             raise ValueError(f"compile must be None, True or False, not {mode!r}")
         self.mode = mode
+        self.elements = 0  # of the whole optimizer
         self._functions: dict[Any, Callable[..., Any]] = {}
 
     def wants(self, params: Sequence[Tensor]) -> bool:
         """Whether a pass over ``params`` is to be compiled."""
         if self.mode is not None:
             return self.mode
-        return sum(p.numel() for p in params) >= COMPILE_FROM and can_compile(params[0].device.type)
+        large = self.elements >= COMPILE_FROM and sum(p.numel() for p in params) >= SMALL_PASS
+        return large and can_compile(params[0].device.type)
 
-    def run(self, one_pass: Callable[..., Any], params: Sequence[Tensor], *arguments: Any) -> Any:
-        """``one_pass(params, updates, states, values, keys, sums, grids)``, compiled if that pays."""
+    def run(self, one_pass: Pass, params: Sequence[Tensor], *arguments: Any) -> Any:
+        """``one_pass(params, updates, states, values, keys, sums, grids)`` in the way that is fastest here."""
+        if worth_joining(one_pass, params):
+            return run_joined(functools.partial(self._run, one_pass), params, *arguments)
+        return self._run(one_pass, params, *arguments)
+
+    def _run(self, one_pass: Pass, params: Sequence[Tensor], *arguments: Any) -> Any:
         if not params or not self.wants(params):
             return one_pass(params, *arguments)
         updates, states, values, keys, sums, grids = arguments
@@ -78,10 +91,15 @@ def _compiled(signature: tuple[Any, ...]) -> Callable[..., Any]:
     def fused(params: Any, updates: Any, states: Any, values: Any, keys: Any, sums: Any, grids: Any) -> Any:
         return one_pass(params, updates, states, values, keys, sums, grids)
 
+    sums = any(t.sums is not None for t in one_pass.transforms)
     name = f"fused_{next(_numbers)}"
     own = types.FunctionType(fused.__code__.replace(co_name=name), fused.__globals__, name, None, fused.__closure__)
-    return torch.compile(own, fullgraph=True, dynamic=False)
+    return torch.compile(own, fullgraph=True, dynamic=False, options=_WORK_OUT_TWICE if sums else None)
 
+
+_WORK_OUT_TWICE = {"realize_reads_threshold": 1000, "realize_opcount_threshold": 1000}
+"""Inductor is to work an update out twice rather than store it between the sum over it and its use (LAMB: 2.0 instead of 3.8 of the
+memory limit). Without sums the plain setting is faster."""
 
 _numbers = itertools.count()
 

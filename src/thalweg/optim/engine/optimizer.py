@@ -184,6 +184,7 @@ class ChainedOptimizer(torch.optim.Optimizer):
         self._check_layouts()
         if self._settings.nonfinite != "propagate" and self._has_nonfinite():
             return loss
+        self._compiler.elements = sum(p.numel() for group in self.param_groups for p in group["params"])
         first = 0
         for group in self.param_groups:
             for bucket in self._buckets(group, first):
@@ -206,6 +207,7 @@ class ChainedOptimizer(torch.optim.Optimizer):
 
     def _buckets(self, group: dict[str, Any], first: int) -> list[_Bucket]:
         chain = self.rule_of(group)
+        counts = self._counts_steps(chain)
         buckets: dict[Any, _Bucket] = {}
         for number, param in enumerate(group["params"], first):
             if param.grad is None:
@@ -214,7 +216,7 @@ class ChainedOptimizer(torch.optim.Optimizer):
             if not state:
                 self._init_state(param, state, chain)
             step = 0
-            if self._counts_steps(chain):
+            if counts:
                 step = state["step"] = int(state["step"]) + 1
             sharding = sharding_of(param)
             key = (param.dtype, param.device, step, sharding)

@@ -6,7 +6,7 @@ between: then it becomes several, and the engine does what is needed in between.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -36,6 +36,12 @@ class BoundTransform:
     static: tuple[tuple[str, Any], ...]
     stream: int = 0
 
+    @property
+    def sums(self) -> Callable[..., Any] | None:
+        """What must be summed over whole tensors; ``None`` for other kinds, and where the transform is switched off."""
+        switch = self.type.switch
+        return None if switch is not None and not dict(self.static)[switch] else self.type.sums
+
     def keywords(self, values: Any) -> dict[str, Any]:
         """Keyword arguments for the update function, from the pass's values (floats, or a vector of float64)."""
         found = dict(self.static)
@@ -62,6 +68,12 @@ class Pass:
     stochastic_rounding: bool = False
     leave_dtype: torch.dtype | None = None
 
+    @property
+    def sees_each_number_alone(self) -> bool:
+        """Whether tensors may be joined or cut anywhere without changing the result."""
+        plain = all(t.sums is None and "normal" not in t.type.needs for t in self.transforms)
+        return plain and not self.stochastic_rounding and self.leave != "sums"
+
     def __call__(
         self,
         params: Sequence[Tensor],
@@ -82,12 +94,12 @@ class Pass:
             for k, bound in enumerate(self.transforms):
                 waiting = self.leave == "sums" and k == len(self.transforms) - 1
                 if waiting:
-                    out_sums.append(bound.type.sums(u, x))  # type: ignore[misc]
+                    out_sums.append(bound.sums(u, x))  # type: ignore[misc]
                     break
                 given = None
-                if bound.type.sums is not None:
+                if bound.sums is not None:
                     arrived = self.enter == "sums" and k == 0
-                    given = sums[i] if arrived and sums is not None else bound.type.sums(u, x)
+                    given = sums[i] if arrived and sums is not None else bound.sums(u, x)
                 u = _update(bound, u, x, states[i], given, values, keys, i, grids[i])
             if self.leave == "apply":
                 self._apply(param, x, u, values, keys, i, grids[i])
@@ -192,7 +204,7 @@ def split(bound: Sequence[BoundTransform], apply: Pass, sharded: bool) -> list[P
         if transform.type.kind == "matrix":
             program += [replace(apply, transforms=tuple(run), enter=enter, leave="matrix"), transform]
             run, enter = [], "update"
-        elif transform.type.kind == "layerwise" and sharded:
+        elif transform.sums is not None and sharded:
             program.append(replace(apply, transforms=(*run, transform), enter=enter, leave="sums"))
             run, enter = [transform], "sums"
         else:

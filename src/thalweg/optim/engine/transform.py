@@ -39,11 +39,12 @@ class TransformType:
         sums: Callable[..., Any] | None = None,
         prepare: Callable[..., dict[str, float]] | None = None,
         input_dtype: Callable[..., Any] | None = None,
+        switch: str | None = None,
     ) -> None:
         parameters = inspect.signature(update).parameters.values()
         keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
         self.update, self.kind, self.state, self.sums, self.prepare = update, kind, state, sums, prepare
-        self.input_dtype = input_dtype
+        self.input_dtype, self.switch = input_dtype, switch
         self.defaults: dict[str, Any] = {p.name: p.default for p in keywords if p.default is not p.empty}
         self.needs: frozenset[str] = frozenset(p.name for p in keywords if p.default is p.empty)
         if (kind == "matrix" and self.needs) or (prepare is None and self.needs - {"lr", "normal"}):
@@ -212,16 +213,18 @@ def layerwise(
     sums: Callable[..., Any],
     state: tuple[str, ...] = (),
     prepare: Callable[..., dict[str, float]] | None = None,
+    switch: str | None = None,
 ) -> Callable[[Callable[..., Any]], TransformType]:
     """Declare a transform ``f(update, param, state, sums, *, ...) -> update`` that needs sums over each whole tensor.
 
     Args:
         sums: ``sums(update, param) -> tuple of 0-d tensors``, each a sum over elements, so that shards can be added up.
         state, prepare: see :func:`elementwise`.
+        switch: name of a boolean hyper-parameter; where it is False nothing is summed and ``f`` gets ``sums=None``.
     """
 
     def declare(update: Callable[..., Any]) -> TransformType:
-        return TransformType(update, "layerwise", state, sums, prepare)
+        return TransformType(update, "layerwise", state, sums, prepare, switch=switch)
 
     return declare
 
