@@ -145,7 +145,9 @@ def test_ctrl_c_ends_soon_and_says_how_to_go_on(tiny_path, tmp_path, start_thalw
         "--workers",
         "2",
     ]
-    main = start_thalweg("race", *words, start_new_session=True)
+    # Where the tests run in the background, Ctrl-C is switched off, and children inherit that.
+    on = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    main = start_thalweg("race", *words, start_new_session=True, **on)
     wait_for_runs(tmp_path / "r" / "race.db", 2, main)
     workers = children(main.pid)
     os.killpg(main.pid, signal.SIGINT)  # as a terminal does: to the whole group

@@ -22,6 +22,9 @@ HEARTBEAT = 10.0
 STALE = 60.0
 """Seconds without one after which another machine's owner counts as gone."""
 
+_HELD: set[str] = set()
+"""Tokens that this process holds: a record of its own that isn't here was left by a race whose database went away."""
+
 _KEY = "thalweg:owner"
 _TABLE = sqlalchemy.table(
     "study_user_attributes",
@@ -73,6 +76,7 @@ class Ownership:
             raise RaceError(
                 f"race {self._name!r} has just been started by another process; use --name for another race"
             )
+        _HELD.add(self._mine["token"])
         self._beat.start()
 
     def check(self) -> None:
@@ -83,6 +87,7 @@ class Ownership:
     def release(self) -> None:
         """Give the race up; harmless where it was never held."""
         self._stop.set()
+        _HELD.discard(self._mine["token"])
         if self._written:
             if self._beat.is_alive():
                 self._beat.join(HEARTBEAT)
@@ -129,6 +134,8 @@ class Ownership:
 def _alive(owner: dict[str, Any]) -> bool:
     """Whether an owner still runs: its process if it is on this machine, else its latest sign of life."""
     here = owner["host"] == socket.gethostname() and owner["namespace"] == _namespace()
+    if here and owner["pid"] == os.getpid() and owner["started"] == _started(os.getpid()):
+        return owner["token"] in _HELD
     if here and owner["started"]:
         return _started(owner["pid"]) == owner["started"]
     return time.time() - owner["seen"] < STALE

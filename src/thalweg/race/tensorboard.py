@@ -43,6 +43,6 @@ class TensorBoard:
                 writer.add_scalar(self._metric_name, metric, step)
                 writer.add_scalar("seconds", seconds, step)
                 if not math.isnan(loss):
-                    writer.add_scalar("train loss", loss, step)
+                    writer.add_scalar("train_loss", loss, step)
             lines = [f"{key}: {value}" for key, value in run.settings.items()]
             writer.add_text("run", "\n\n".join([*lines, f"seed: {run.seed}", f"{run.outcome} {run.message}"]))
