@@ -288,7 +288,7 @@ def main() -> NoReturn:
 def _described(error: Exception) -> str:
     """One line; an error that nothing was prepared for says its type and how to see more."""
     text = " ".join(str(error).split())
-    if _code(error) == 2:
+    if _code(error) != 1:
         return text
     return f"unexpected {type(error).__name__}: {text} (run again with --debug for the traceback)"
 

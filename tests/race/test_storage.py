@@ -2,6 +2,7 @@ import math
 import os
 import sqlite3
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -265,3 +266,17 @@ def test_nothing_is_unpickled(store, path):
 def test_a_name_that_is_too_long(store):
     with pytest.raises(RaceError, match="too long"):
         store._study("x" * 600)
+
+
+def test_many_processes_make_the_same_database_at_once(path):
+    """Tables are made by the first to come; the others notice and go on."""
+    code = (
+        "import sys, time; from thalweg.race.storage import Storage\n"
+        "time.sleep(max(0.0, float(sys.argv[2]) - time.time()))\n"
+        "with Storage(sys.argv[1], sys.argv[3]) as s: s.begin(False)"
+    )
+    start = str(time.time() + 6)
+    words = [[sys.executable, "-c", code, path, start, f"r{number}"] for number in range(4)]
+    children = [subprocess.Popen(word, stderr=subprocess.PIPE, text=True) for word in words]
+    said = [child.communicate(timeout=200)[1] for child in children]
+    assert [child.returncode for child in children] == [0] * 4, said

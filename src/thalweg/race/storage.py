@@ -9,6 +9,7 @@ a run or nothing of it, and no trial that looks as if it still ran. Everything i
 from __future__ import annotations
 
 import contextlib
+import random
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -36,6 +37,7 @@ BUSY = 60.0
 
 _PLAN, _RUN = "thalweg:plan", "thalweg:run"
 _LONGEST_NAME = 500
+_OPENINGS = 10
 _T = TypeVar("_T")
 
 _LASTING = {
@@ -144,7 +146,15 @@ class Storage:
             # A server that vanished without a word is noticed within half a minute.
             arguments["connect_args"] = {"connect_timeout": 10, "keepalives_idle": 10, "tcp_user_timeout": 30_000}
         # Optuna fills templates such as {SCHEMA_VERSION} in, so braces in a password have to be doubled.
-        return RDBStorage(self._url.replace("{", "{{").replace("}", "}}"), engine_kwargs=arguments)
+        url = self._url.replace("{", "{{").replace("}", "}}")
+        for _ in range(_OPENINGS):
+            try:
+                return RDBStorage(url, engine_kwargs=arguments)
+            except sqlalchemy.exc.DBAPIError as error:
+                if not _met_another(error):
+                    raise
+                time.sleep(random.uniform(0.1, 0.5))
+        return RDBStorage(url, engine_kwargs=arguments)
 
     def _study(self, name: str, **attributes: Any) -> optuna.Study:
         if len(name) > _LONGEST_NAME:
@@ -243,6 +253,11 @@ def _cause(error: BaseException) -> BaseException:
     while isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__ is not None:
         error = error.__cause__
     return error
+
+
+def _met_another(error: sqlalchemy.exc.DBAPIError) -> bool:
+    """Whether another process made the tables of a new database at the same moment; the next try finds them."""
+    return isinstance(error, sqlalchemy.exc.IntegrityError) or "already exists" in str(error.orig)
 
 
 def _passing(error: BaseException) -> bool:
