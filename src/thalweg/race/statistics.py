@@ -12,9 +12,10 @@ A word is *faster* if the interval of the **steps** ratio lies below 1, *slower*
 shown*; with fewer than 3 pairs no word is given. The ratio of seconds stands beside it, with an interval of the same level.
 The level is Holm's: the recipe with the smallest p value of ``k`` gets :math:`\\alpha = 0.05 / k`, the next
 :math:`0.05 / (k - 1)`, and so on while they differ from 1; all others get the first level that showed no difference. So a
-word and the interval beside it never contradict each other, each interval holds the truth at least 95% of the time, and the
-chance of any wrong *faster* or *slower* in a race of equal recipes is at most 5%. With one recipe the interval is a plain
-95% interval.
+word and the interval beside it never contradict each other, each interval has a level of at least 95%, and the chance of
+any wrong *faster* or *slower* in a race of equal recipes is held at 5%. With one recipe the interval is a plain 95% interval.
+
+How often the words are wrong, and how often they find a planted slowdown, is measured by ``benchmarks/calibration.py``.
 """
 
 from __future__ import annotations
