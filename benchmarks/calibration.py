@@ -40,6 +40,8 @@ RESULT = Path(__file__).parent / "results" / "calibration.json"
 PAGE = Path(__file__).parents[1] / "docs" / "comparison.md"
 COPIES = 5
 SEEDS = (3, 5, 8)
+FEWEST = (COPIES + 1) * max(SEEDS)
+"""Runs that the largest race needs."""
 SINGLE_TARGET: dict[str, Any] = {"MISSING": (0.0,), "SLACK": 0.0}
 """What is compared with: one crossing only, of the weakest best value itself."""
 
@@ -149,9 +151,8 @@ def calibrate(runs: Sequence[Run], number: int) -> list[dict[str, Any]]:
                 stack.enter_context(patch.object(statistics, "SPREAD_FLOOR", floor))
                 for kind, (word, race) in races(pool).items():
                     for seeds in SEEDS if method == METHODS[0][0] else (5,):
-                        if (COPIES + 1) * seeds <= len(pool.plain):
-                            row = count(kind, word, race, seeds, number)
-                            rows.append({"method": method, "eval_every": every, **row})
+                        row = count(kind, word, race, seeds, number)
+                        rows.append({"method": method, "eval_every": every, **row})
     return rows
 
 
@@ -174,10 +175,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes that train (2)")
     parser.add_argument("--runs", type=Path, help="file of the trained pool: read if it is there, else written")
     args = parser.parse_args()
-    if args.pool < 2 * max(SEEDS) or args.races < 40:
-        parser.error(f"--pool must be at least {2 * max(SEEDS)} and --races at least 40")
+    if args.pool < FEWEST or args.races < 40:
+        parser.error(f"--pool must be at least {FEWEST} and --races at least 40")
     if args.runs and args.runs.exists():
         runs = [Run.from_json(run) for run in json.loads(args.runs.read_text())]
+        if sum(run.recipe == "adamw" for run in runs) < FEWEST:
+            parser.error(f"{args.runs} holds fewer than {FEWEST} runs of each kind")
     else:
         runs = train_pool(args.pool, args.workers)
         if args.runs:
