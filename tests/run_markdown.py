@@ -1,0 +1,127 @@
+"""Runs the code blocks of one Markdown file, in order, in the current folder: ``python run_markdown.py FILE``.
+
+A fence's language says what happens to it:
+
+- ``python`` blocks run in one namespace, one after the other.
+- ``sh`` blocks run in bash, ``console`` blocks too (lines that begin with ``$``, what follows being what they print).
+- ``output`` is what the block before it printed; ``...`` stands for anything.
+- other languages (``text``, ``json``, ...) are for reading.
+
+An HTML comment on the line above changes that: ``<!-- not run: why -->`` leaves a block out, ``<!-- file: NAME -->`` writes it
+to a file, ``<!-- module: NAME -->`` runs it as if it stood in that module of the package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import doctest
+import io
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_FENCE = re.compile(
+    r"^(?:[ ]*<!--\s*(?P<mark>not run|file|module):\s*(?P<value>.*?)\s*-->[ ]*\n(?:[ ]*\n)?)?"
+    r"^(?P<indent>[ ]*)```(?P<language>[\w+-]*)[ ]*\n(?P<code>.*?)^(?P=indent)```[ ]*$",
+    re.MULTILINE | re.DOTALL,
+)
+_LOOSELY = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+RUN = ("python", "sh", "console")
+READ = ("output", "text", "json", "toml", "html")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, text and first line, and what the comment above it says."""
+
+    path: Path
+    line: int
+    language: str
+    code: str
+    not_run: str | None = None
+    file: str | None = None
+    module: str | None = None
+
+    @property
+    def place(self) -> str:
+        """File and line, as in a traceback."""
+        return f"{self.path.name}:{self.line}"
+
+
+def blocks(path: Path) -> list[Block]:
+    """Every fenced block of a Markdown file, in order."""
+    text = path.read_text(encoding="utf-8")
+    found = []
+    for match in _FENCE.finditer(text):
+        line = text.count("\n", 0, match.start("code")) + 1
+        value = {match["mark"]: match["value"]}
+        code = textwrap.dedent(match["code"])
+        marks = (value.get(mark) for mark in ("not run", "file", "module"))
+        found.append(Block(path, line, match["language"], code, *marks))
+    return found
+
+
+def commands(block: Block) -> str:
+    """The commands of a shell block, as a script."""
+    if block.language == "sh":
+        return block.code
+    return "\n".join(line[1:].strip() for line in block.code.splitlines() if line.startswith("$"))
+
+
+def run(path: Path) -> None:
+    """Run every block of a file; raises at the first that fails or prints something else than the page says."""
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    printed = ""
+    for block in blocks(path):
+        if block.file is not None:
+            target = Path(block.file)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(block.code, encoding="utf-8")
+        elif block.language == "output":
+            compare(block, block.code, printed)
+        elif block.not_run is None and block.language == "python":
+            printed = run_python(block, namespace if block.module is None else {"__name__": block.module})
+        elif block.not_run is None and block.language in RUN:
+            printed = run_shell(block)
+            if block.language == "console":
+                shown = "".join(x for x in block.code.splitlines(keepends=True) if not x.startswith("$"))
+                compare(block, shown, printed)
+
+
+def run_python(block: Block, namespace: dict[str, Any]) -> str:
+    """Run a block in ``namespace``; what it printed. Tracebacks name the line of the Markdown file."""
+    code = compile("\n" * (block.line - 1) + block.code, str(block.path), "exec", dont_inherit=True)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(code, namespace)
+    return printed.getvalue()
+
+
+def run_shell(block: Block) -> str:
+    """Run a block in bash, with this Python's programs first; what it printed on standard output."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        ["bash", "-eu", "-o", "pipefail", "-c", commands(block)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PATH": path},
+    )
+    if done.returncode:
+        raise RuntimeError(f"{block.place}: exit code {done.returncode}\n{done.stdout}")
+    return done.stdout
+
+
+def compare(block: Block, wanted: str, got: str) -> None:
+    """Raise if ``got`` isn't what the page shows."""
+    if not doctest.OutputChecker().check_output(wanted, got, _LOOSELY):
+        raise AssertionError(f"{block.place}: the page shows\n{wanted}\nbut this came out\n{got}")
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]).resolve())
