@@ -72,7 +72,7 @@ def newton_schulz(
     shape = stack.shape
     x = stack.to(dtype or newton_schulz_dtype(stack.device, stack.dtype)).reshape(-1, *shape[-2:])
     tall = shape[-2] > shape[-1]
-    norm: Tensor | None = None
+    norm = torch.ones((), dtype=_norm_dtype(x.dtype))
     for step in range(steps):
         a, b, c = table[min(step, len(table) - 1)]
         gram = torch.bmm(x.mT, x) if tall else torch.bmm(x, x.mT)  # the smaller of the two

@@ -97,7 +97,7 @@ def _compiled(signature: tuple[Any, ...]) -> Callable[..., Any]:
     return torch.compile(own, fullgraph=True, dynamic=False, options=_WORK_OUT_TWICE if sums else None)
 
 
-_WORK_OUT_TWICE = {"realize_reads_threshold": 1000, "realize_opcount_threshold": 1000}
+_WORK_OUT_TWICE: dict[str, Any] = {"realize_reads_threshold": 1000, "realize_opcount_threshold": 1000}
 """Inductor is to work an update out twice rather than store it between the sum over it and its use (LAMB: 2.0 instead of 3.8 of the
 memory limit). Without sums the plain setting is faster."""
 
