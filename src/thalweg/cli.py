@@ -328,7 +328,9 @@ def _show(result: RaceResult, as_json: bool) -> None:
 def _print(renderable: Any) -> None:
     from rich.console import Console
 
-    Console().print(renderable)
+    # A table that goes to a file or a pipe isn't squeezed into 80 columns.
+    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140
+    Console(width=wide).print(renderable)
 
 
 def _print_json(value: Any) -> None:

@@ -311,3 +311,28 @@ def test_tensorboard_files(tiny, tmp_path):
     events = EventAccumulator(str(folder)).Reload()
     assert [event.value for event in events.Scalars("accuracy")] == pytest.approx(result.runs[1].metric)
     assert len(events.Scalars("train_loss")) == len(result.runs[1].steps) - 1
+
+
+def test_a_users_own_optimizer_races(tiny_path, tmp_path):
+    """A method that a task file registers is known to the race and to its workers."""
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import torch\nfrom thalweg.registry import method\n" + Path(tiny_path).read_text() + "\n\n"
+        '@method("mine", seam="optim", search={"lr": ("log", 1e-3, 1.0)})\n'
+        "class Mine(torch.optim.SGD):\n"
+        "    def __init__(self, model, lr=0.1):\n"
+        "        super().__init__(model.parameters(), lr=lr)\n"
+    )
+    options = {"trials": 2, "seeds": 1, "out": tmp_path, "report": False}
+    result = race(path, ["adamw", "mine + orthogonal"], workers=1, **options)
+    assert {run.outcome for run in result.runs} == {"finished"}
+    assert set(result.recipes[1].settings) == {"lr", "gain"}
+    with pytest.raises(ValueError, match="unknown setting of mine 'momentum'"):
+        race(path, ["mine(momentum=0.9)"], **options)
+
+
+def test_tensorboard_that_is_missing_is_said_before_the_race_starts(tiny, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(RaceError, match="pip install tensorboard"):
+        race(tiny, ["adamw"], out=tmp_path / "runs", tensorboard=tmp_path, **SMALL)
+    assert not (tmp_path / "runs").exists()

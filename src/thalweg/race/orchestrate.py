@@ -23,7 +23,7 @@ from thalweg.race.progress import Listener, Silent
 from thalweg.race.records import RaceResult, Run
 from thalweg.race.spec import TaskSpec
 from thalweg.race.storage import Storage
-from thalweg.race.tensorboard import TensorBoard
+from thalweg.race.tensorboard import TensorBoard, summary_writer
 from thalweg.race.tuning import edges
 from thalweg.tasks.task import Task
 
@@ -102,8 +102,10 @@ def race(
         RaceError: the race can't start or go on, or its storage can't be used (:class:`StorageError`).
 
     Example:
+        >>> import tempfile
         >>> from thalweg.race import race
-        >>> result = race("digits", ["adamw", "lion"], trials=2, seeds=2, steps=20, workers=0, out=tmp)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     result = race("digits", ["adamw", "lion"], trials=2, seeds=2, steps=20, workers=0, out=folder)
         >>> [row.name for row in result.recipes]
         ['adamw', 'lion']
     """
@@ -123,6 +125,8 @@ def race(
         "strategy": strategy,
     }
     asked = check_options(options, workers, ray)
+    if tensorboard is not None:
+        summary_writer()  # a missing package is an error before the race exists
     enter = _resume if resume else _start
     store, plan, spec = enter(task, recipes, baseline, asked, Path(out), name, storage, (workers, ray))
     with store:
@@ -274,12 +278,14 @@ def _travelling(spec: TaskSpec, task: Task, workers: Workers) -> TaskSpec:
 
 def _share(plan: Plan, workers: Workers) -> tuple[int, int]:
     """Worker processes and threads of each."""
-    count = workers[0]
+    count, ray = workers
     if count == 0:
         return 0, torch.get_num_threads()
-    if count is None:
-        count = default_workers(plan.conditions)
-    count = max(1, min(count, plan.total))
+    if ray is not None:
+        from thalweg.race.ray_executor import cluster_slots
+
+        return min(count or cluster_slots(ray, plan.conditions), plan.total), 1
+    count = max(1, min(count or default_workers(plan.conditions), plan.total))
     return count, max(1, cpu_count() // count)
 
 

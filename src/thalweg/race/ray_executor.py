@@ -10,12 +10,14 @@ from typing import Any
 
 import thalweg
 from thalweg.race.errors import RaceError
-from thalweg.race.execute import ATTEMPTS, Event, killed
+from thalweg.race.execute import ATTEMPTS, Event, cpu_count, killed
 from thalweg.race.job import Conditions, Job
 from thalweg.race.outcome import one_line
 from thalweg.race.records import Run
 from thalweg.race.spec import TaskSpec
 from thalweg.tasks.task import TaskError
+
+_joined = False
 
 
 class RayExecutor:
@@ -35,12 +37,9 @@ class RayExecutor:
     """
 
     def __init__(self, spec: TaskSpec, conditions: Conditions, address: str, workers: int, threads: int) -> None:
-        self._ray = _ray()
+        self._ray = connect(address)
         self.slots = workers
         self._start = (spec, conditions, threads)
-        self._mine = not self._ray.is_initialized()
-        if self._mine:
-            self._connect(address, workers * threads)
         gpus = conditions.devices if _wants_gpus(self._ray, conditions) else 0
         self._actor = self._ray.remote(num_cpus=threads, num_gpus=gpus, max_restarts=0)(_Worker)
         self._idle: list[Any] = [self._spawn() for _ in range(workers)]
@@ -73,12 +72,11 @@ class RayExecutor:
                 yield Run.from_json(value)
 
     def close(self) -> None:
-        """Kill the actors, and leave the cluster."""
+        """Kill the actors, and leave the cluster if this module joined it."""
         for actor in [*self._idle, *(actor for actor, _ in self._running.values())]:
             with contextlib.suppress(Exception):
                 self._ray.kill(actor)
-        if self._mine:
-            self._ray.shutdown()
+        disconnect()
 
     def _give(self, actor: Any, job: Job) -> None:
         self._running[actor.run.remote(job)] = (actor, job)
@@ -96,19 +94,41 @@ class RayExecutor:
     def _spawn(self) -> Any:
         return self._actor.remote(*self._start)
 
-    def _connect(self, address: str, cores: int) -> None:
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a worker without GPUs sees none, silently
-        source = str(Path(thalweg.__file__).parent)
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
-        if address == "local":
-            options |= {"num_cpus": cores}
-        else:
-            del options["include_dashboard"]
-            options |= {"runtime_env": {"py_modules": [source]}}
-        try:
-            self._ray.init(address=address, **options)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            raise RaceError(f"can't reach Ray at {address}: {one_line(str(error))}") from None
+
+def connect(address: str) -> Any:
+    """Ray, connected to the cluster at ``address``; one that is connected already is used as it is."""
+    global _joined
+    ray = _ray()
+    if ray.is_initialized():
+        return ray
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a worker without GPUs sees none, silently
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address == "local":
+        options |= {"num_cpus": cpu_count(), "include_dashboard": False}
+    else:
+        options |= {"runtime_env": {"py_modules": [str(Path(thalweg.__file__).parent)]}}
+    try:
+        ray.init(address=address, **options)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        raise RaceError(f"can't reach Ray at {address}: {one_line(str(error))}") from None
+    _joined = True
+    return ray
+
+
+def disconnect() -> None:
+    """Leave the cluster if :func:`connect` joined it."""
+    global _joined
+    if _joined:
+        _ray().shutdown()
+        _joined = False
+
+
+def cluster_slots(address: str, conditions: Conditions) -> int:
+    """Runs that a cluster can train at the same time: by GPU where runs use them, else one a core."""
+    ray = connect(address)
+    resources = ray.cluster_resources()
+    kind = "GPU" if _wants_gpus(ray, conditions) else "CPU"
+    return max(1, int(resources.get(kind, 1)) // conditions.devices)
 
 
 class _Worker:

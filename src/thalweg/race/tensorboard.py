@@ -24,11 +24,7 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path, name: str, metric_name: str) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise RaceError("--tensorboard needs the package tensorboard: pip install tensorboard") from None
-        self._make: Any = SummaryWriter
+        self._make = summary_writer()
         self._folder, self._metric_name = folder / name, metric_name
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -46,3 +42,12 @@ class TensorBoard:
                     writer.add_scalar("train_loss", loss, step)
             lines = [f"{key}: {value}" for key, value in run.settings.items()]
             writer.add_text("run", "\n\n".join([*lines, f"seed: {run.seed}", f"{run.outcome} {run.message}"]))
+
+
+def summary_writer() -> Any:
+    """torch's ``SummaryWriter``; a :class:`RaceError` where the package tensorboard is missing."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise RaceError("--tensorboard needs the package tensorboard: pip install tensorboard") from None
+    return SummaryWriter
