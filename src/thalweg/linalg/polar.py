@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,7 +71,7 @@ def newton_schulz(
         raise ValueError(f"steps must be at least 1, not {steps}")
     table = coefficient_table(coefficients)
     shape = stack.shape
-    x = stack.to(dtype or newton_schulz_dtype(stack.device, stack.dtype)).reshape(-1, *shape[-2:])
+    x = stack.to(dtype or newton_schulz_dtype(stack.device, stack.dtype)).reshape(math.prod(shape[:-2]), *shape[-2:])
     tall = shape[-2] > shape[-1]
     norm = torch.ones((), dtype=_norm_dtype(x.dtype))
     for step in range(steps):
@@ -78,7 +79,7 @@ def newton_schulz(
         gram = torch.bmm(x.mT, x) if tall else torch.bmm(x, x.mT)  # the smaller of the two
         if step == 0:
             # The norm is read off the Gram matrix, and divided out there: two passes over x less.
-            norm = _frobenius(gram, eps) * (1.01 if table is POLAR_EXPRESS else 1.0)
+            norm = _frobenius(gram, eps) * (1.01 if table == POLAR_EXPRESS else 1.0)
             gram = (gram / (norm * norm)).to(x.dtype)
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         polynomial.diagonal(dim1=-2, dim2=-1).add_(a)
