@@ -11,11 +11,13 @@ from thalweg.optim.engine.optimizer import Params
 from thalweg.registry import method
 
 
-def bias_corrections(step: int, betas: tuple[float, float], **_: Any) -> dict[str, float]:
+def bias_corrections(step: int, betas: tuple[float, float], bias_correction: bool = True, **_: Any) -> dict[str, float]:
     """Factors that make up for zero-initialized running means after ``step`` updates (for the second moment, of its root).
 
     Factors and not divisors: dividing is what would take longest in the fused pass.
     """
+    if not bias_correction:
+        return {"correction1": 1.0, "correction2": 1.0}
     return {"correction1": 1 / (1 - betas[0] ** step), "correction2": (1 - betas[1] ** step) ** -0.5}
 
 
@@ -29,12 +31,15 @@ def adam_direction(
     correction2: Any,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
+    bias_correction: bool = True,
 ) -> Tensor:
     r"""Adam's direction: the running mean of the gradient over the root of the running mean of its square.
 
     .. math::
         m \leftarrow \beta_1 m + (1-\beta_1) g, \quad v \leftarrow \beta_2 v + (1-\beta_2) g^2, \qquad
         u = \frac{m / (1-\beta_1^t)}{\sqrt{v / (1-\beta_2^t)} + \epsilon}
+
+    Without ``bias_correction`` the two divisors :math:`1-\beta^t` are 1.
     """
     beta1, beta2 = betas
     mean = state["exp_avg"] = beta1 * state["exp_avg"] + (1 - beta1) * update

@@ -44,6 +44,8 @@ class Lamb(ChainedOptimizer):
         weight_decay: decay inside the direction (default 0.01).
         clamp_norm: (low, high) bounds of the weight norm in the ratio (default None: no bounds). A lower bound lets tensors that
             start at zero grow.
+        bias_correction: whether the running means are divided by :math:`1-\beta^t` (default True; the paper's last version goes
+            without, which a warm-up of the learning rate makes about the same).
         options: see :class:`~thalweg.optim.EngineOptions`.
 
     State: ``exp_avg`` and ``exp_avg_sq``.
@@ -65,10 +67,11 @@ class Lamb(ChainedOptimizer):
         eps: float = 1e-6,
         weight_decay: float = 0.01,
         clamp_norm: tuple[float, float] | None = None,
+        bias_correction: bool = True,
         **options: Any,
     ) -> None:
         chain = (
-            adam_direction(betas=betas, eps=eps)
+            adam_direction(betas=betas, eps=eps, bias_correction=bias_correction)
             >> add_decayed_weights(weight_decay=weight_decay)
             >> trust_ratio(clamp_norm=clamp_norm)
         )
