@@ -73,7 +73,7 @@ def race_command(
     ] = None,
     trials: Annotated[
         int | None,
-        typer.Option(help="Settings tried for each recipe. [dim]\\[default: 8][/dim]", rich_help_panel=_BUDGET),
+        typer.Option(help="Settings tried for each recipe. [dim]\\[default: 6][/dim]", rich_help_panel=_BUDGET),
     ] = None,
     seeds: Annotated[
         int | None,
@@ -320,17 +320,22 @@ def _show(result: RaceResult, as_json: bool) -> None:
         return
     from thalweg.report.table import race_table
 
-    _print(race_table(result))
+    console = _console()
+    console.print(race_table(result, console.width))
     if result.report is not None:
         typer.echo(f"Report: {result.report}")
 
 
-def _print(renderable: Any) -> None:
+def _console() -> Any:
     from rich.console import Console
 
     # A table that goes to a file or a pipe isn't squeezed into 80 columns.
     wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140
-    Console(width=wide).print(renderable)
+    return Console(width=wide)
+
+
+def _print(renderable: Any) -> None:
+    _console().print(renderable)
 
 
 def _print_json(value: Any) -> None:

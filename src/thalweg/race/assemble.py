@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from thalweg.race.batches import generator
 from thalweg.race.recipe import Recipe
-from thalweg.race.schedule import generator
 from thalweg.tasks.task import Task
 
 
@@ -44,4 +44,6 @@ def rehearse(recipe: Recipe, settings: Mapping[str, Any], task: Task) -> None:
         try:
             made_optimizer(recipe, settings, prepared_model(recipe, settings, model, 0))
         except (ValueError, TypeError, RuntimeError) as error:
-            raise ValueError(f"recipe {recipe.name!r} can't be built for {task.name}: {error}".splitlines()[0]) from error
+            raise ValueError(
+                f"recipe {recipe.name!r} can't be built for {task.name}: {error}".splitlines()[0]
+            ) from error

@@ -69,7 +69,7 @@ def race(
         recipes: what races, e.g. ``["adamw", "muon + orthogonal"]``.
         baseline: the recipe that the others are compared with; the first one if left out. It need not be in
             ``recipes``.
-        trials: settings tried for each recipe, the published default included (8).
+        trials: settings tried for each recipe, the published default included (6).
         seeds: fresh seeds (5); words such as *faster* need at least 3.
         tuning_seeds: seeds for each trial (1).
         seed: shifts every seed of the race (0).

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from thalweg import tasks
+from thalweg.race.assemble import rehearse
 from thalweg.race.errors import RaceError
 from thalweg.race.job import Conditions
 from thalweg.race.plan import Plan
@@ -16,7 +17,7 @@ from thalweg.race.tuning import trial_settings
 from thalweg.tasks.check import check_task
 from thalweg.tasks.task import Task, TaskError
 
-TRIALS, SEEDS = 8, 5
+TRIALS, SEEDS = 6, 5
 
 AnyTask = str | os.PathLike[str] | Task
 
@@ -48,6 +49,9 @@ def make_plan(
     racing, base = _entrants(recipes, baseline)
     trials = asked.get("trials", TRIALS)
     seed = asked.get("seed", 0)
+    settings = {recipe.name: trial_settings(recipe, trials, seed) for recipe in racing}
+    for recipe in racing:
+        rehearse(recipe, settings[recipe.name][0], task)
     return Plan(
         task=task.name,
         source=spec.value if spec.kind != "object" else "",
@@ -62,7 +66,7 @@ def make_plan(
         seed=seed,
         conditions=_conditions(task, asked),
         spaces={recipe.name: recipe.search_space() for recipe in racing},
-        settings={recipe.name: trial_settings(recipe, trials, seed) for recipe in racing},
+        settings=settings,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,7 @@ def connect(address: str) -> Any:
     if address == "local":
         options |= {"num_cpus": cpu_count(), "include_dashboard": False}
     else:
+        _check_reachable(address)
         options |= {"runtime_env": {"py_modules": [str(Path(thalweg.__file__).parent)]}}
     try:
         ray.init(address=address, **options)
@@ -150,6 +152,17 @@ class _Worker:
             return "died", str(death)
         except Exception as error:
             return "failed", one_line(str(error))
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself tries an address for minutes before it says that nobody answers."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return  # "auto" and the like: Ray looks for its own files
+    try:
+        socket.create_connection((host.strip("[]") or "127.0.0.1", int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise RaceError(f"can't reach Ray at {address}: {one_line(str(error))}") from None
 
 
 def _ray() -> Any:

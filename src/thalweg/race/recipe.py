@@ -113,11 +113,11 @@ def parse(text: str) -> Recipe:
             says which choices there are.
 
     Example:
-        >>> import thalweg.race.recipe as recipes
-        >>> recipes.load_methods()
+        >>> from thalweg.race import parse
         >>> str(parse("adamw( weight_decay = 0.0,lr=1e-3 )"))
         'adamw(lr=0.001, weight_decay=0.0)'
     """
+    load_methods()
     parts = [_parse_part(node, text) for node in _terms(_expression(text))]
     order = {"optim": 0, "transform": 1, "init": 2, "nn": 3, "data": 4}
     recipe = Recipe(tuple(sorted(parts, key=lambda part: order[part.kind])))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
 import torch
@@ -14,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from thalweg.race import recipe as recipes
+from thalweg.race.assemble import made_optimizer, prepared_model
 from thalweg.race.batches import Reader, derived_seed, generator, index_batches, seed_everything, shares
 from thalweg.race.devices import fabric_for
 from thalweg.race.job import Conditions, Job
@@ -111,17 +110,9 @@ class _Trial:
         """Model and optimizer, from the seed alone."""
         recipe, settings = self.recipe, self.job.settings
         seed_everything(self.job.seed)
-        model = self.task.model()
-        for part in recipe.of_kind("nn"):
-            model = part.method.target(model, **recipe.settings_of(part, settings))
-        for part in recipe.of_kind("init"):
-            draws = generator(self.job.seed, "init")
-            part.method.target(model, generator=draws, **recipe.settings_of(part, settings))
+        model = prepared_model(recipe, settings, self.task.model(), self.job.seed)
         forward = self.fabric.setup_module(model)
-        transforms = [part.method.target(**recipe.settings_of(part, settings)) for part in recipe.of_kind("transform")]
-        before = {"before": reduce(operator.rshift, transforms)} if transforms else {}
-        (part,) = recipe.of_kind("optim")
-        optimizer = part.method.target(model, **before, **recipe.settings_of(part, settings))
+        optimizer = made_optimizer(recipe, settings, model)
         return _Learner(forward.train(), self.fabric.setup_optimizers(optimizer), optimizer)
 
     def _batches(self) -> Iterator[list[int]]:

@@ -14,25 +14,40 @@ from thalweg.report.words import interval_name, target_text
 _STYLES = {"faster": "green", "slower": "red", "baseline": "dim"}
 
 
-def race_table(result: RaceResult) -> Table:
+WIDE = 110
+"""Columns of a terminal from which all figures fit side by side."""
+
+
+def race_table(result: RaceResult, width: int = WIDE) -> Table:
     """One row a recipe: verdict, ratios with intervals, final metric, step time, memory, and what went wrong.
 
     Every cell is a :class:`rich.text.Text`, so that brackets in a recipe's name are not taken for markup.
 
     Args:
         result: the race.
+        width: columns of the terminal; a narrow one gets verdict, ratios and failures only (the report has the rest).
     """
     title = Text(f"{clean(result.task)}: {target_text(result)}", style="bold")
     caption = Text(f"ratios against {clean(result.baseline)}, below 1 is better ({interval_name(result)})", style="dim")
+    headings = [
+        "steps ratio",
+        "seconds ratio",
+        f"final {clean(result.metric_name)}",
+        "step",
+        "peak memory",
+        "state",
+        "failed",
+    ]
+    if width < WIDE:
+        headings = headings[:2] + headings[-1:]
     table = Table(title=title, caption=caption)
     table.add_column("recipe", overflow="fold")
-    table.add_column("verdict")
-    for heading in ("steps ratio", "seconds ratio", f"final {clean(result.metric_name)}", "step", "peak memory"):
+    table.add_column("verdict", no_wrap=True)
+    for heading in headings:
         table.add_column(Text(heading), justify="right")
-    table.add_column("state", justify="right")
-    table.add_column("failed", justify="right")
     for row in ordered(result):
-        table.add_row(*_cells(row))
+        cells = _cells(row)
+        table.add_row(*(cells if width >= WIDE else [*cells[:4], cells[-1]]))
     return table
 
 

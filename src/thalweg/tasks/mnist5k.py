@@ -39,7 +39,7 @@ def task() -> Task:
         loss=F.cross_entropy,
         metric_name="validation loss",
         batch_size=128,
-        steps=250,
+        steps=160,
         source="mnist5k",
     )
 
