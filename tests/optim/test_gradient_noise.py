@@ -44,11 +44,12 @@ def test_statistics() -> None:
     assert abs(torch.corrcoef(torch.stack([first, second]))[0, 1].item()) < 4 / math.sqrt(N)
 
 
-def test_two_parameters_get_independent_noise() -> None:
+@pytest.mark.parametrize("groups", [1, 2])
+def test_two_parameters_get_independent_noise(groups: int) -> None:
     params = [nn.Parameter(torch.zeros(N // 4)) for _ in range(2)]
     for p in params:
         p.grad = torch.zeros_like(p)
-    Chained(params, gradient_noise(eta=1.0), lr=1.0).step()
+    Chained(params if groups == 1 else [{"params": [p]} for p in params], gradient_noise(eta=1.0), lr=1.0).step()
     assert abs(torch.corrcoef(torch.stack([p.detach() for p in params]))[0, 1].item()) < 4 / math.sqrt(N // 4)
 
 
