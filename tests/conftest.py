@@ -6,6 +6,9 @@ import os
 from collections.abc import Callable
 
 import pytest
+import torch
+
+torch.set_num_threads(1)  # two test processes share the machine; small tensors gain nothing from more
 
 
 @pytest.fixture(scope="session")
