@@ -36,16 +36,6 @@ def tiny() -> Task:
 
 
 @pytest.fixture
-def thalweg() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs the command line in a process of its own."""
-
-    def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=600, **environment(options))
-
-    return run
-
-
-@pytest.fixture
 def start_thalweg() -> Callable[..., subprocess.Popen[str]]:
     """Starts the command line and goes on."""
 

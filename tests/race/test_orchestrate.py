@@ -86,7 +86,7 @@ def test_stopped_after_every_run_the_table_is_the_same(uninterrupted, tiny_path,
     assert untouched.begun == []
 
 
-@pytest.mark.parametrize(("workers", "lives"), [(0, 14), (2, 3)])
+@pytest.mark.parametrize(("workers", "lives"), [(0, 14), (2, 2)])
 def test_kill_9_at_many_moments(uninterrupted, tiny_path, tmp_path, table, workers, lives):
     words = [sys.executable, str(KILL_OFTEN), tiny_path, str(tmp_path), str(workers), str(lives), "1"]
     done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -130,7 +130,7 @@ def children(pid):
     return found
 
 
-def test_ctrl_c_ends_soon_and_says_how_to_go_on(tiny_path, tmp_path, start_thalweg, thalweg):
+def test_ctrl_c_ends_soon_and_says_how_to_go_on(tiny_path, tmp_path, start_thalweg):
     words = [
         "adamw",
         "lion",

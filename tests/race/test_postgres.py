@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from urllib.parse import quote
 import optuna
 import pytest
 
+from thalweg import cli
 from thalweg.race import RaceError, StorageError, race, report_of
 from thalweg.race import storage as storages
 
@@ -122,7 +124,16 @@ def test_two_races_at_once(server, tiny_path, tmp_path, table, start_thalweg):
     assert table(first) == table(second)
 
 
-def test_the_password_is_never_shown(server, tiny_path, tmp_path, thalweg):
+def test_the_password_is_never_shown(server, tiny_path, tmp_path, monkeypatch, capfd):
+    """Not in the output of a race, not in its report, not in errors, not in tracebacks."""
+
+    def thalweg(*words):
+        monkeypatch.setattr(sys, "argv", ["thalweg", *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        said = capfd.readouterr()
+        return subprocess.CompletedProcess(words, end.value.code, said.out, said.err)
+
     words = ["race", "adamw", "--task", tiny_path, "--trials", "1", "--seeds", "1", "--workers", "0"]
     place = ["--storage", server.url, "--name", "secret", "--out", str(tmp_path)]
     done = thalweg(*words, *place, "--json")
