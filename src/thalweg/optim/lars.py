@@ -17,7 +17,7 @@ from thalweg.registry import method
 
 @method("lars", search={"lr": ("log", 1e-1, 1e2), "weight_decay": ("log", 1e-6, 1e-2)})
 class Lars(ChainedOptimizer):
-    r"""Layer-wise adaptive rate scaling, in its two published forms.
+    r"""Layer-wise adaptive rate scaling, in its two published forms (arXiv:1708.03888, arXiv:1904.00962).
 
     ``variant="lars2017"`` scales before the momentum (arXiv:1708.03888):
 

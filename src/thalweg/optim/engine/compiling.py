@@ -24,7 +24,7 @@ from thalweg.optim.engine.joining import run_joined, worth_joining
 from thalweg.optim.engine.passes import Pass
 
 COMPILE_FROM = 4_000_000
-"""Parameters of an optimizer from which compiling pays by itself (``compile=None``): about 50 ms a step saved at 14M."""
+"""Parameters of an optimizer from which compiling pays by itself (``compile=None``)."""
 
 SMALL_PASS = 10_000
 """Elements below which a pass of a large optimizer stays eager all the same."""
@@ -98,8 +98,7 @@ def _compiled(signature: tuple[Any, ...]) -> Callable[..., Any]:
 
 
 _WORK_OUT_TWICE: dict[str, Any] = {"realize_reads_threshold": 1000, "realize_opcount_threshold": 1000}
-"""Inductor is to work an update out twice rather than store it between the sum over it and its use (LAMB: 2.0 instead of 3.8 of the
-memory limit). Without sums the plain setting is faster."""
+"""Inductor is to work an update out twice rather than store it between the sum over it and its use: storing means new memory at each step. Without sums the plain setting is faster."""
 
 _numbers = itertools.count()
 
