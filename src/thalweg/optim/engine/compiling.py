@@ -98,7 +98,8 @@ def _compiled(signature: tuple[Any, ...]) -> Callable[..., Any]:
 
 
 _WORK_OUT_TWICE: dict[str, Any] = {"realize_reads_threshold": 1000, "realize_opcount_threshold": 1000}
-"""Inductor is to work an update out twice rather than store it between the sum over it and its use: storing means new memory at each step. Without sums the plain setting is faster."""
+"""Inductor is to work an update out twice rather than store it between the sum over it and its use: storing means new
+memory at each step. Without sums the plain setting is faster."""
 
 _numbers = itertools.count()
 
