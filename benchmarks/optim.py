@@ -111,7 +111,9 @@ def contenders() -> Iterator[Contender]:
     yield from _peers("pytorch_optimizer", {"lion": ("Lion", {}), "lamb": ("Lamb", {}), "lars": ("LARS", {})})
     if find_spec("pytorch_optimizer"):
         yield Contender("muon", "pytorch_optimizer", _pytorch_optimizer_muon)
-    yield from _peers("timm.optim", {"lion": ("Lion", {}), "lamb": ("Lamb", {}), "lars": ("Lars", {"lr": 0.1, "momentum": 0.9})})
+    yield from _peers(
+        "timm.optim", {"lion": ("Lion", {}), "lamb": ("Lamb", {}), "lars": ("Lars", {"lr": 0.1, "momentum": 0.9})}
+    )
     if _TIMM:
         yield Contender("muon", "timm.optim", _timm_muon)
     yield from _peers("heavyball", {"adamw": ("AdamW", {}), "muon": ("Muon", {})})
