@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -77,6 +78,7 @@ def wait_any(children: list[Child], timeout: float) -> bool:
 
 def _start(parent: int, main: Callable[..., None], connection: Connection, arguments: tuple[Any, ...]) -> None:
     """Entry of every child: tie its life to the parent's, keep it off standard output, then run ``main``."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent alone decides how a race ends
     _die_with(parent)
     with contextlib.suppress(OSError, ValueError):
         os.dup2(2, 1)  # what users' code prints must not mix with the parent's --json
@@ -115,10 +117,11 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Children inherit a blocked Ctrl-C: the parent alone decides how a race ends."""
+    """Children inherit a blocked Ctrl-C, which covers the time until they ignore it."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    resource_tracker.ensure_running()  # starting it unblocks Ctrl-C, so it must not happen in between
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
