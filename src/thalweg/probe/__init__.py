@@ -7,11 +7,13 @@ from thalweg.probe.hessian_spectrum import (
     hessian_eigenvalues,
     spectral_density,
 )
+from thalweg.probe.mode_strengths import mode_strengths
 
 __all__ = [
     "count_outliers",
     "full_hessian",
     "gauss_newton_eigenvalues",
     "hessian_eigenvalues",
+    "mode_strengths",
     "spectral_density",
 ]
