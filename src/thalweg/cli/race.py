@@ -1,35 +1,22 @@
-"""The command line: every command is one call into the library. Heavy imports happen inside the commands."""
+"""Commands about races: race, report, tasks, methods."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import signal
-import sys
-import traceback
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from thalweg.cli.app import DebugOption, JsonOption, app
+from thalweg.cli.output import console, fail, interrupt, print_json, reserved_stdout, show
 
 if TYPE_CHECKING:
     from thalweg.race.records import RaceResult
 
 TASK = "mnist5k"
 RECIPES = ["adamw", "sgd", "lion", "lamb", "muon", "muon + orthogonal"]
-
-app = typer.Typer(
-    name="thalweg",
-    help="Which training method is faster on [bold]your[/bold] model? Race them against a tuned baseline.",
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-# typer brings its own copy of click or uses an installed one, depending on its version; its base class is found either way.
-_USAGE_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 _BUDGET, _WHERE, _STORE, _OUTPUT = "Budget", "Where it runs", "Storage", "Output"
 
@@ -47,20 +34,6 @@ TaskOption = Annotated[
     str | None,
     typer.Option(help=f"A built-in task, or a Python file that defines task(). [dim]\\[default: {TASK}][/dim]"),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
-
-
-@app.callback(invoke_without_command=True)
-def _top(
-    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
-) -> None:
-    if version:
-        from thalweg import __version__
-
-        typer.echo(f"thalweg {__version__}")
-    elif context.invoked_subcommand is None:
-        typer.echo(context.get_help())
 
 
 @app.command("race")
@@ -187,10 +160,10 @@ def race_command(
     from thalweg.race import race
     from thalweg.race.progress import Bars
 
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     bars = Bars()
     named = [*(recipes or []), *(more or [])] or None
-    with _reserved_stdout() if json_ else contextlib.nullcontext():
+    with reserved_stdout() if json_ else contextlib.nullcontext():
         try:
             result = race(
                 task if task is not None or resume else TASK,
@@ -221,7 +194,7 @@ def race_command(
         except KeyboardInterrupt:
             place = "" if out == Path("runs") else f" --out {out}"
             place += "" if storage is None else " and the same --storage"
-            _fail(bars.farewell(place), 130)
+            fail(bars.farewell(place), 130)
     _show(result, json_)
 
 
@@ -250,7 +223,7 @@ def tasks_command(json_: JsonOption = False, debug: DebugOption = False) -> None
     from thalweg.race.listing import task_rows, task_table
 
     rows = task_rows()
-    _print_json(rows) if json_ else _print(task_table(rows))
+    print_json(rows) if json_ else show(task_table(rows))
 
 
 @app.command("methods")
@@ -264,106 +237,16 @@ def methods_command(
     from thalweg.race.listing import method_rows, method_table
 
     rows = method_rows(seam, name)
-    _print_json(rows) if json_ else _print(method_table(rows))
-
-
-def main() -> NoReturn:
-    """Entry of the ``thalweg`` command: errors are one line on standard error, tracebacks come with ``--debug``."""
-    debug = "--debug" in sys.argv[1:]
-    try:
-        sys.exit(app(standalone_mode=False) or 0)
-    except (typer.Abort, KeyboardInterrupt):
-        _fail("stopped", 130)
-    except _USAGE_ERROR as error:
-        _fail(f"{error.format_message()} (see thalweg --help)", 2)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(1)
-    except Exception as error:
-        if debug:
-            _fail(_redacted(traceback.format_exc()).rstrip(), _code(error))
-        _fail(_redacted(_described(error)), _code(error))
-
-
-def _described(error: Exception) -> str:
-    """One line; an error that nothing was prepared for says its type and how to see more."""
-    text = " ".join(str(error).split())
-    if _code(error) != 1:
-        return text
-    return f"unexpected {type(error).__name__}: {text} (run again with --debug for the traceback)"
-
-
-def _code(error: Exception) -> int:
-    """2: what was asked for can't be done; 3: the storage failed; 1: anything else."""
-    if any(kind.__name__ == "StorageError" for kind in type(error).__mro__):
-        return 3
-    return 2 if isinstance(error, ValueError | ImportError) or _is_race_error(error) else 1
-
-
-def _is_race_error(error: Exception) -> bool:
-    return any(kind.__name__ == "RaceError" for kind in type(error).__mro__)
-
-
-def _redacted(text: str) -> str:
-    """Passwords of storage addresses never reach the screen, whatever library put them into its message."""
-    from thalweg.race.urls import redact
-
-    for argument in [*sys.argv[1:], os.environ.get("THALWEG_STORAGE", "")]:
-        if "://" in argument:
-            text = redact(text, argument)
-    return text
+    print_json(rows) if json_ else show(method_table(rows))
 
 
 def _show(result: RaceResult, as_json: bool) -> None:
     if as_json:
-        _print_json(result.summary())
+        print_json(result.summary())
         return
     from thalweg.report.table import race_table
 
-    console = _console()
-    console.print(race_table(result, console.width))
+    screen = console()
+    screen.print(race_table(result, screen.width))
     if result.report is not None:
         typer.echo(f"Report: {result.report}")
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    # A table that goes to a file or a pipe isn't squeezed into 80 columns.
-    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140
-    return Console(width=wide)
-
-
-def _print(renderable: Any) -> None:
-    _console().print(renderable)
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, allow_nan=False, indent=2))
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    print(message, file=sys.stderr, flush=True)
-    sys.exit(code)
-
-
-def _interrupt(*_: Any) -> NoReturn:
-    raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def _reserved_stdout() -> Iterator[None]:
-    """Standard output goes to standard error meanwhile, so that prints of a user's task don't mix with the JSON."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
-
-
-if __name__ == "__main__":
-    main()
