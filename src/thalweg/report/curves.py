@@ -110,17 +110,17 @@ def _last(run: Run, key: str) -> tuple[float, float, float] | None:
 def _aggregate(grid: Array, rows: Array, clock: Array, crosses: tuple[tuple[float, float, float], ...]) -> Curve | None:
     if not rows.size:
         return None
-    median = _quantile(rows, 0.5)
+    median = quantile(rows, 0.5)
     good = np.isfinite(median)
     if not good.any():
         return None
     lost = bool(not good[-1])
     going = np.where(np.isfinite(rows), rows, math.nan)[:, good]
-    low, high = (_quantile(going, q) for q in ((0.25, 0.75) if len(rows) > MIN_MAX_UP_TO else (0.0, 1.0)))
-    return Curve(grid[good], _quantile(clock[:, good], 0.5), median[good], low, high, len(rows), crosses, lost)
+    low, high = (quantile(going, q) for q in ((0.25, 0.75) if len(rows) > MIN_MAX_UP_TO else (0.0, 1.0)))
+    return Curve(grid[good], quantile(clock[:, good], 0.5), median[good], low, high, len(rows), crosses, lost)
 
 
-def _quantile(rows: Array, q: float) -> Array:
+def quantile(rows: Array, q: float) -> Array:
     """Quantile of each column without its NaNs, NaN where there is nothing else.
 
     Like :func:`numpy.nanquantile`, which takes a Python call a column, and without its NaN between infinite values.

@@ -35,12 +35,13 @@ _MARKERS = {
 
 @dataclass(frozen=True)
 class Mark:
-    """One recipe's look."""
+    """The look of one recipe, or of one curve."""
 
     index: int
     colour: str
     dashes: tuple[float, ...]
     marker: str
+    hollow: bool = False
 
     @property
     def linestyle(self) -> tuple[float, tuple[float, ...]] | str:
