@@ -14,12 +14,12 @@ MAX_STACK = 1 << 25
 Shape = tuple[int, int, int]
 
 
-def matrix_shape(shape: Sequence[int], batched: bool = False) -> Shape:
+def matrix_shape(shape: Sequence[int], batched: bool = False, vectors: bool = False) -> Shape:
     """``(batch, m, n)`` for a parameter of ``shape``: more than two dimensions become ``(out, rest)``, or, if ``batched``, keep
-    their last two.
+    their last two. With ``vectors``, fewer than two dimensions are one row.
 
     Raises:
-        ValueError: fewer than two dimensions.
+        ValueError: fewer than two dimensions, without ``vectors``.
 
     Example:
         >>> matrix_shape((16, 3, 5, 5))
@@ -27,6 +27,8 @@ def matrix_shape(shape: Sequence[int], batched: bool = False) -> Shape:
         >>> matrix_shape((8, 64, 32), batched=True)
         (8, 64, 32)
     """
+    if len(shape) < 2 and vectors:
+        return 1, 1, math.prod(shape)
     if len(shape) < 2:
         raise ValueError(f"a matrix rule needs parameters of two dimensions or more, not shape {tuple(shape)}")
     if batched:

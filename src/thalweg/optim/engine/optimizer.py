@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, TypedDict
+from typing import Any, ClassVar, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from thalweg.optim.engine.compiling import Compiler
+from thalweg.optim.engine.gradient_norm import gradient_norm
 from thalweg.optim.engine.matrices import Shape, map_stacks, matrix_shape
-from thalweg.optim.engine.passes import BoundTransform, Grid, Pass, bind, random_keys, split
+from thalweg.optim.engine.passes import GRADIENT, BoundTransform, Grid, Pass, bind, random_keys, split
 from thalweg.optim.engine.sharding import Sharding, local, sharding_of
 from thalweg.optim.engine.transform import Chain, Transform
 
@@ -93,6 +94,8 @@ class ChainedOptimizer(torch.optim.Optimizer):
         ValueError: a value out of range; ``weight_decay``, or ``decay="after"``, though the chain decays by itself.
     """
 
+    _gradient_norm = 0.0  # of this step, where a transform asks for it
+
     def __init__(
         self,
         params: Params,
@@ -122,6 +125,9 @@ class ChainedOptimizer(torch.optim.Optimizer):
         if isinstance(params, nn.Module):
             params = self.groups_for(params)
         super().__init__(params, defaults)
+
+    needs_closure: ClassVar[bool] = False
+    """Whether ``step`` can't do without a closure that evaluates the loss; a race then passes a :class:`~thalweg.autodiff.Closure`."""
 
     @classmethod
     def groups_for(cls, model: nn.Module) -> list[dict[str, Any]]:
@@ -177,20 +183,30 @@ class ChainedOptimizer(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One optimization step over all parameters that have a gradient; returns the closure's loss, if one is given."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = self._evaluate(closure)
         self._check_layouts()
         if self._settings.nonfinite != "propagate" and self._has_nonfinite():
             return loss
         self._compiler.elements = sum(p.numel() for group in self.param_groups for p in group["params"])
+        if any(rule.needs_gradient_norm for rule in self.rules.values()):
+            self._gradient_norm = gradient_norm([p for group in self.param_groups for p in group["params"]])
         first = 0
         for group in self.param_groups:
+            self._look_at_group(group)
             for bucket in self._buckets(group, first):
                 self._step_bucket(group, bucket)
             first += len(group["params"])
         return loss
+
+    def _evaluate(self, closure: Callable[[], Any] | None) -> Any:
+        """What a step starts with: the gradients, if a closure gives them. Rules that need more than gradients get it here."""
+        if closure is None:
+            return None
+        with torch.enable_grad():
+            return closure()
+
+    def _look_at_group(self, group: dict[str, Any]) -> None:
+        """For rules that must see a whole group's gradients before any of its parameters moves."""
 
     def _check_layouts(self) -> None:
         """Raise before anything has changed."""
@@ -241,13 +257,15 @@ class ChainedOptimizer(torch.optim.Optimizer):
 
     def _step_bucket(self, group: dict[str, Any], bucket: _Bucket) -> None:
         chain = self.rule_of(group)
-        bound, values = bind(chain, group, bucket.step)
+        bound, values = bind(chain, group, bucket.step, self._gradient_norm)
         program = split(bound, self._last_pass(group, chain), bucket.sharding is not None)
         keys = random_keys(bound, bucket.step, bucket.numbers, self._settings.stochastic_rounding)
         params = [_plain(local(p)) for p in bucket.params]
         updates = [_plain(local(g)) for g in bucket.grads]
         names = [key for own in chain.state_names for key in own]
         states = [{key: _plain(local(state[key])) for key in names} for state in bucket.states]
+        if chain.needs_gradient:
+            states = [{**state, GRADIENT: gradient} for state, gradient in zip(states, updates, strict=True)]
         grids = [_grid(p, q, bucket.sharding) for p, q in zip(bucket.params, params, strict=True)]
         sums: Any = None
         for place, part in enumerate(program):
@@ -256,7 +274,7 @@ class ChainedOptimizer(torch.optim.Optimizer):
                 updates, sums = self._compiler.run(one_pass, params, updates, states, values, keys, sums, grids)
                 if sums:
                     assert bucket.sharding is not None
-                    sums = bucket.sharding.add_up(sums)
+                    sums = bucket.sharding.add_up(sums, grids)
             else:
                 updates = self._map_matrices(part, group, bucket, updates)
 
@@ -275,7 +293,8 @@ class ChainedOptimizer(torch.optim.Optimizer):
         self, transform: BoundTransform, group: dict[str, Any], bucket: _Bucket, updates: list[Tensor]
     ) -> list[Tensor]:
         keywords = dict(transform.static)
-        shapes: list[Shape] = [matrix_shape(p.shape, bool(group.get("batched", False))) for p in bucket.params]
+        batched, vectors = bool(group.get("batched", False)), transform.type.vectors
+        shapes: list[Shape] = [matrix_shape(p.shape, batched, vectors) for p in bucket.params]
 
         def function(stack: Tensor) -> Tensor:
             return transform.type.update(stack, **keywords)
@@ -379,10 +398,12 @@ class Chained(ChainedOptimizer):
 def _check_param(param: Tensor, rule: Chain, group: dict[str, Any]) -> None:
     if not (param.is_floating_point() or param.is_complex()):
         raise ValueError(f"can't optimize a parameter of dtype {param.dtype} (shape {tuple(param.shape)})")
+    if param.is_complex() and (rule.has_matrix or rule.has_rows):
+        kind = "a matrix rule" if rule.has_matrix else "a rule that works on rows"
+        raise ValueError(f"{kind} can't take the complex parameter of shape {tuple(param.shape)}")
     if rule.has_matrix:
-        if param.is_complex():
-            raise ValueError(f"a matrix rule can't take the complex parameter of shape {tuple(param.shape)}")
-        matrix_shape(param.shape, bool(group.get("batched", False)))
+        vectors = all(t.type.vectors for t in rule if t.type.kind == "matrix")
+        matrix_shape(param.shape, bool(group.get("batched", False)), vectors)
 
 
 def _for_matrix(part: Pass, transform: Pass | BoundTransform, params: Sequence[Tensor]) -> Pass:

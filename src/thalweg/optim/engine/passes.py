@@ -19,6 +19,9 @@ from thalweg.optim.engine.transform import Chain, TransformType
 
 LR, WEIGHT_DECAY = 0, 1  # places in the list of values, before the transforms' own
 
+GRADIENT = "gradient"
+"""Key beside a parameter's state under which passes find the gradient that the step started from, where a sum needs it."""
+
 Grid = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """Where a local tensor lies in its whole: local shape, offsets, shape of the whole."""
 
@@ -94,18 +97,25 @@ class Pass:
             for k, bound in enumerate(self.transforms):
                 waiting = self.leave == "sums" and k == len(self.transforms) - 1
                 if waiting:
-                    out_sums.append(bound.sums(u, x))  # type: ignore[misc]
+                    out_sums.append(self._sums(bound, u, x, states[i]))
                     break
                 given = None
                 if bound.sums is not None:
                     arrived = self.enter == "sums" and k == 0
-                    given = sums[i] if arrived and sums is not None else bound.sums(u, x)
+                    given = sums[i] if arrived and sums is not None else self._sums(bound, u, x, states[i])
                 u = _update(bound, u, x, states[i], given, values, keys, i, grids[i])
             if self.leave == "apply":
                 self._apply(param, x, u, values, keys, i, grids[i])
             else:
                 out.append(u if self.leave_dtype is None else u.to(self.leave_dtype))
         return out, out_sums
+
+    def _sums(self, bound: BoundTransform, u: Tensor, x: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        assert bound.sums is not None
+        if not bound.type.sums_of_gradient:
+            return bound.sums(u, x)
+        gradient = state[GRADIENT].to(x.dtype)
+        return bound.sums(u, x, -gradient if self.maximize else gradient)
 
     def _apply(self, param: Tensor, x: Tensor, u: Tensor, values: Any, keys: Any, i: int, grid: Grid) -> None:
         lr = values[LR]
@@ -134,6 +144,9 @@ def _update(
     keywords = bound.keywords(values)
     if "normal" in bound.type.needs:
         keywords["normal"] = lambda: standard_normal(_positions(grid, x.device), keys[i][bound.stream]).to(x.dtype)
+    if "rows" in bound.type.needs:
+        first = grid[1][0]
+        keywords["rows"] = slice(first, first + grid[0][0])
     old = {name: state[key].to(x.dtype) for name, key in zip(bound.type.state, bound.state_keys, strict=True)}
     new = dict(old)
     arguments = (u, x, new) if bound.type.sums is None else (u, x, new, sums)
@@ -162,7 +175,9 @@ def _positions(grid: Grid, device: torch.device) -> Tensor:
     return index
 
 
-def bind(chain: Chain, group: dict[str, Any], step: int) -> tuple[list[BoundTransform], list[float]]:
+def bind(
+    chain: Chain, group: dict[str, Any], step: int, gradient_norm: float = 0.0
+) -> tuple[list[BoundTransform], list[float]]:
     """Look the chain's hyper-parameters up in a parameter group: the bound transforms, and the list of values they point into."""
     values: list[float] = [plain(group["lr"]), plain(group["weight_decay"])]
     bound: list[BoundTransform] = []
@@ -173,6 +188,8 @@ def bind(chain: Chain, group: dict[str, Any], step: int) -> tuple[list[BoundTran
             for name, _ in transform.hypers
         }
         prepared = {} if kind.prepare is None else {k: float(v) for k, v in kind.prepare(step, **hypers).items()}
+        if "gradient_norm" in kind.needs:
+            prepared["gradient_norm"] = gradient_norm
         dynamic: list[tuple[str, int, int | None]] = []
         static = []
         for name, value in {**hypers, **prepared}.items():

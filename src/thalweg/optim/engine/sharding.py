@@ -26,12 +26,20 @@ class Sharding:
         """Mesh dimensions over which the tensor is split."""
         return [i for i, p in enumerate(self.placements) if not p.is_replicate()]
 
-    def add_up(self, sums: Sequence[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
-        """Local sums of many tensors added up over their shards, in one collective for each mesh dimension."""
-        table = torch.stack([torch.stack(row) for row in sums])
+    def add_up(self, sums: Sequence[tuple[Tensor, ...]], grids: Sequence[Grid]) -> list[tuple[Tensor, ...]]:
+        """Local sums of many tensors added up over their shards, in one collective for each mesh dimension.
+
+        Sums over rows come back for all rows of the whole tensor: every process adds its own to zeros.
+        """
+        tables = [_among_all_rows(torch.stack(own), grid) for own, grid in zip(sums, grids, strict=True) if own]
+        if not tables:
+            return list(sums)
+        flat = torch.cat([table.reshape(-1) for table in tables])
         for dim in self.split_dims:
-            dist.all_reduce(table, group=self.mesh.get_group(dim))
-        return [tuple(row.unbind()) for row in table.unbind()]
+            dist.all_reduce(flat, group=self.mesh.get_group(dim))
+        pieces = flat.split([table.numel() for table in tables])
+        done = iter([piece.view_as(table).unbind() for piece, table in zip(pieces, tables, strict=True)])
+        return [next(done) if own else own for own in sums]
 
     def any_true(self, flag: Tensor) -> Tensor:
         """Whether ``flag`` is set on any process that holds a shard."""
@@ -86,6 +94,16 @@ class Sharding:
             whole.append(DTensor.from_local(u, self.mesh, self.placements, shape=size, stride=strides).full_tensor())
         done = map_stacks(function, whole, shapes)
         return [distribute_tensor(d, self.mesh, self.placements, src_data_rank=None).to_local() for d in done]
+
+
+def _among_all_rows(sums: Tensor, grid: Grid) -> Tensor:
+    """Sums over local rows ``(k, rows)`` in their places among those of the whole tensor; plain sums ``(k,)`` as they are."""
+    if sums.ndim == 1:
+        return sums
+    (count, *_), (first, *_), (rows, *_) = grid
+    table = sums.new_zeros(len(sums), rows)
+    table[:, first : first + count] = sums
+    return table
 
 
 def sharding_of(param: Tensor) -> Sharding | None:

@@ -3,7 +3,7 @@
 There are three kinds, and the kind says what the engine may do:
 
 - :func:`elementwise` sees each number alone. The engine may run it on shards and fuse it with its neighbours.
-- :func:`layerwise` also needs sums over the whole tensor (norms). The engine adds the shards' sums up.
+- :func:`layerwise` also needs sums over the whole tensor (norms), or over each of its rows. The engine adds the shards' sums up.
 - :func:`matrix` gets stacks ``(batch, m, n)`` of equal shape. The engine flattens convolutions and gathers shards.
 
 A transform is declared by decorating its update function. Keyword-only arguments with a default are its hyper-parameters; those
@@ -27,6 +27,9 @@ from thalweg.optim.engine.hyperparameters import check_hyperparameter, check_len
 RESERVED = frozenset({"params", "param_names", "lr", "initial_lr", "rule", "maximize", "batched"})
 """Keys of parameter groups with a meaning of their own."""
 
+GIVEN = frozenset({"lr", "normal", "rows", "gradient_norm"})
+"""Keyword-only arguments of an update function that the engine fills in."""
+
 
 class TransformType:
     """A declared transform; calling it with hyper-parameters gives a :class:`Transform`."""
@@ -40,14 +43,17 @@ class TransformType:
         prepare: Callable[..., dict[str, float]] | None = None,
         input_dtype: Callable[..., Any] | None = None,
         switch: str | None = None,
+        vectors: bool = False,
     ) -> None:
         parameters = inspect.signature(update).parameters.values()
         keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
         self.update, self.kind, self.state, self.sums, self.prepare = update, kind, state, sums, prepare
-        self.input_dtype, self.switch = input_dtype, switch
+        self.input_dtype, self.switch, self.vectors = input_dtype, switch, vectors
         self.defaults: dict[str, Any] = {p.name: p.default for p in keywords if p.default is not p.empty}
         self.needs: frozenset[str] = frozenset(p.name for p in keywords if p.default is p.empty)
-        if (kind == "matrix" and self.needs) or (prepare is None and self.needs - {"lr", "normal"}):
+        # Sums may also want the gradient that the step started from, as the third argument.
+        self.sums_of_gradient = sums is not None and len(inspect.signature(sums).parameters) == 3
+        if (kind == "matrix" and self.needs) or (prepare is None and self.needs - GIVEN):
             raise TypeError(
                 f"{update.__name__}: keyword-only arguments need a default: {', '.join(sorted(self.needs))}"
             )
@@ -143,6 +149,21 @@ class Chain:
         return any(t.type.prepare or "normal" in t.type.needs for t in self)
 
     @property
+    def needs_gradient_norm(self) -> bool:
+        """Whether any transform depends on the norm of the whole gradient."""
+        return any("gradient_norm" in t.type.needs for t in self)
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether any transform sums over the gradient that the step started from, beside the update."""
+        return any(t.type.sums_of_gradient for t in self)
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether any transform works on rows."""
+        return any("rows" in t.type.needs for t in self)
+
+    @property
     def has_matrix(self) -> bool:
         """Whether any transform works on whole matrices."""
         return any(t.type.kind == "matrix" for t in self)
@@ -198,8 +219,9 @@ def elementwise(
         prepare: ``prepare(step, **hypers) -> {name: float}``, worked out once a step in plain Python. Whatever depends on the
             step count belongs here: inside the fused pass it would be worked out anew for every element.
 
-    Keyword-only arguments of ``f`` without a default are filled in: the names that ``prepare`` returns; ``lr``; and ``normal``, a
-    function without arguments that gives standard normal numbers, the same whatever the sharding (needs a hyper-parameter ``seed``).
+    Keyword-only arguments of ``f`` without a default are filled in: the names that ``prepare`` returns; ``lr``; ``gradient_norm``,
+    the Euclidean norm of the gradients of all the optimizer's parameters together; and ``normal``, a function without arguments
+    that gives standard normal numbers, the same whatever the sharding (needs a hyper-parameter ``seed``).
     """
 
     def declare(update: Callable[..., Any]) -> TransformType:
@@ -218,7 +240,10 @@ def layerwise(
     """Declare a transform ``f(update, param, state, sums, *, ...) -> update`` that needs sums over each whole tensor.
 
     Args:
-        sums: ``sums(update, param) -> tuple of 0-d tensors``, each a sum over elements, so that shards can be added up.
+        sums: ``sums(update, param) -> tuple of 0-d tensors``, each a sum over elements, so that shards can be added up; or tensors
+            ``(rows,)`` of sums over all dimensions but the first. ``f`` gets those of *all* rows of the whole tensor, and asks by a
+            keyword-only argument ``rows`` for the slice of them that it was given. A third argument of ``sums`` gets the gradient
+            that the step started from, whatever the chain made of it since.
         state, prepare: see :func:`elementwise`.
         switch: name of a boolean hyper-parameter; where it is False nothing is summed and ``f`` gets ``sums=None``.
     """
@@ -229,14 +254,17 @@ def layerwise(
     return declare
 
 
-def matrix(*, input_dtype: Callable[..., Any] | None = None) -> Callable[[Callable[..., Any]], TransformType]:
+def matrix(
+    *, input_dtype: Callable[..., Any] | None = None, vectors: bool = False
+) -> Callable[[Callable[..., Any]], TransformType]:
     """Declare a transform ``f(stack, *, ...) -> stack`` of matrices ``(batch, m, n)``, m counting outputs.
 
     Args:
         input_dtype: ``input_dtype(device, dtype, **hypers) -> torch.dtype`` the updates should arrive in; default: as they are.
+        vectors: take parameters of fewer than two dimensions too, as one row; else they are refused at construction.
     """
 
     def declare(update: Callable[..., Any]) -> TransformType:
-        return TransformType(update, "matrix", input_dtype=input_dtype)
+        return TransformType(update, "matrix", input_dtype=input_dtype, vectors=vectors)
 
     return declare
