@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from thalweg.race.records import RaceResult, RecipeResult
@@ -21,6 +20,7 @@ from thalweg.report.canvas import Plot
 from thalweg.report.failures import failures
 from thalweg.report.figures import all_figures
 from thalweg.report.order import ordered
+from thalweg.report.pages import page_environment, source
 from thalweg.report.palette import marks
 from thalweg.report.search import written
 from thalweg.report.svg import hover_data, inline_svg
@@ -82,19 +82,13 @@ def write_report(result: RaceResult, path: str | os.PathLike[str]) -> Path:
 
 def render_report(result: RaceResult) -> str:
     """The page as text."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("thalweg.report"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters.update(
-        clean=clean, number=numbers.number, ratio=numbers.ratio, interval=numbers.interval, steps=numbers.steps,
-        duration=numbers.duration, size=numbers.size, written=written,
-    )  # fmt: skip
+    environment = page_environment()
+    environment.filters["written"] = written
     panels = _panels(all_figures(result))
-    script = _source(environment, "report.js")
+    script = source(environment, "report.js")
     return environment.get_template("race.html").render(
         result=result,
-        style=Markup(_source(environment, "style.css")),
+        style=Markup(source(environment, "style.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         headline=headline(result),
@@ -152,18 +146,19 @@ def _setting_names(rows: Sequence[RecipeResult]) -> list[str]:
 
 def _environment(result: RaceResult) -> list[tuple[str, str]]:
     """Budget, seeds, versions and machine as pairs of text."""
-    pairs = [("race", clean(result.name)), *_flat("budget", result.budget)]
+    pairs = [("race", clean(result.name)), *flat("budget", result.budget)]
     for phase, label in (("tune", "tuning seeds"), ("fresh", "fresh seeds")):
         seeds = sorted({run.seed for run in result.runs if run.phase == phase})
         if seeds:
             pairs.append((label, ", ".join(map(str, seeds[:40])) + (", …" if len(seeds) > 40 else "")))
-    pairs += [pair for key, value in result.environment.items() if key != "command" for pair in _flat(key, value)]
+    pairs += [pair for key, value in result.environment.items() if key != "command" for pair in flat(key, value)]
     return pairs
 
 
-def _flat(key: str, value: Any) -> list[tuple[str, str]]:
+def flat(key: str, value: Any) -> list[tuple[str, str]]:
+    """A value as pairs of name and text, one for each of its parts."""
     if isinstance(value, Mapping):
-        return [pair for inner, item in value.items() for pair in _flat(f"{key} · {inner}", item)]
+        return [pair for inner, item in value.items() for pair in flat(f"{key} · {inner}", item)]
     if isinstance(value, list | tuple):
         value = ", ".join(map(str, value))
     return [(clean(key).replace("_", " "), clean(value))]
@@ -173,9 +168,3 @@ def _command(environment: Mapping[str, Any]) -> str:
     """The command line, if the race was started by one."""
     command = environment.get("command") or ""
     return clean(shlex.join(map(str, command)) if isinstance(command, list | tuple) else command)
-
-
-def _source(environment: jinja2.Environment, name: str) -> str:
-    """A template's text as it is: style and script hold braces of their own."""
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]
