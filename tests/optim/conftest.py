@@ -17,6 +17,7 @@ from thalweg.optim import (
     Lamb,
     Lars,
     Lion,
+    LionK,
     Muon,
     add_decayed_weights,
     gradient_noise,
@@ -64,6 +65,11 @@ RULES: dict[str, Rule] = {
     "sgd": Rule(named(SGD, lr=0.05, weight_decay=0.1), 1),
     "sgd_nesterov": Rule(named(SGD, lr=0.05, nesterov=True), 1),
     "lion": Rule(named(Lion, lr=0.02, weight_decay=0.1), 1),
+    "lion_k": Rule(named(LionK, lr=0.02, weight_decay=0.1, kernel="smooth", threshold=0.1), 1),
+    "lion_k_l2": Rule(
+        named(LionK, lr=0.2, weight_decay=0.1, kernel="l2", implicit_decay=True), 1, decoupled=False, whole_tensor=True
+    ),
+    "lion_k_topk": Rule(named(LionK, lr=0.1, weight_decay=0.1, kernel="topk"), 1, whole_tensor=True),
     "lamb": Rule(named(Lamb, lr=0.05), 2, decoupled=False, whole_tensor=True),
     "lamb_clamped": Rule(named(Lamb, lr=0.05, clamp_norm=(0.5, 10.0)), 2, decoupled=False, whole_tensor=True),
     "lars": Rule(named(Lars, lr=5.0), 1, decoupled=False, whole_tensor=True),

@@ -1,4 +1,4 @@
-"""The polar factor of matrices by Newton-Schulz iteration: all singular values pushed towards 1."""
+"""The polar factor of matrices: all singular values set to 1 exactly, or pushed towards it by Newton-Schulz iteration."""
 
 from __future__ import annotations
 
@@ -27,6 +27,31 @@ POLAR_EXPRESS: tuple[Triple, ...] = (
 """A minimax polynomial for each step; the last is repeated. The input is divided by 1.01 times its norm, for safety in bfloat16."""
 
 Coefficients = str | Triple | Sequence[Triple]
+
+
+def polar(stack: Tensor) -> Tensor:
+    r"""The polar factor ``U V^T`` of each matrix ``U S V^T``, exactly, by its singular value decomposition.
+
+    The sum runs over the singular values that are not zero up to rounding: a matrix of rank r has a factor of rank r.
+
+    Args:
+        stack: matrices, shape ``(..., m, n)``.
+
+    Returns:
+        Tensor like ``stack``; NaN for matrices that hold NaN or infinities.
+
+    Example:
+        >>> import torch
+        >>> polar(torch.tensor([[0.0, -3.0], [0.0, 0.0]]))
+        tensor([[ 0., -1.],
+                [ 0.,  0.]])
+    """
+    good = stack.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
+    left, values, right = torch.linalg.svd(torch.where(good, stack, 0), full_matrices=False)
+    rounding = max(stack.shape[-2:]) * torch.finfo(stack.dtype).eps
+    kept = values > rounding * values[..., :1]
+    factor = (left * kept[..., None, :]) @ right
+    return torch.where(good, factor, math.nan)
 
 
 def newton_schulz(

@@ -20,11 +20,12 @@ from thalweg.optim.gradient_noise import add_gradient_noise, gradient_noise
 from thalweg.optim.groups import hidden_matrices, param_groups_layer_decay, param_groups_weight_decay
 from thalweg.optim.lamb import Lamb, layerwise_groups
 from thalweg.optim.lars import Lars
-from thalweg.optim.lion import Lion, lion_direction
+from thalweg.optim.lion import Lion, interpolated_momentum, lion_direction
+from thalweg.optim.lion_k import LionK, kernel_gradient, matrix_kernel_gradient, tensor_kernel_gradient
 from thalweg.optim.momentum import SGD, momentum
 from thalweg.optim.muon import Muon, muon_groups, orthogonalize
 from thalweg.optim.trust_ratio import lars_ratio, trust_ratio
-from thalweg.optim.weight_decay import add_decayed_weights
+from thalweg.optim.weight_decay import add_decayed_weights, implicit_decay
 
 __all__ = [
     "SGD",
@@ -36,6 +37,7 @@ __all__ = [
     "Lamb",
     "Lars",
     "Lion",
+    "LionK",
     "Muon",
     "Transform",
     "adam_direction",
@@ -45,17 +47,22 @@ __all__ = [
     "elementwise",
     "gradient_noise",
     "hidden_matrices",
+    "implicit_decay",
+    "interpolated_momentum",
+    "kernel_gradient",
     "lars_ratio",
     "layerwise",
     "layerwise_groups",
     "lion_direction",
     "list_optimizers",
     "matrix",
+    "matrix_kernel_gradient",
     "momentum",
     "muon_groups",
     "optimizer_state_bytes",
     "orthogonalize",
     "param_groups_layer_decay",
     "param_groups_weight_decay",
+    "tensor_kernel_gradient",
     "trust_ratio",
 ]

@@ -13,6 +13,20 @@ from thalweg.registry import method
 
 
 @elementwise(state=("exp_avg",))
+def interpolated_momentum(
+    update: Tensor, param: Tensor, state: dict[str, Tensor], *, betas: tuple[float, float] = (0.9, 0.99)
+) -> Tensor:
+    r"""A running mean of the gradients, mixed with the fresh one by weights of its own.
+
+    .. math:: c = \beta_1 m + (1-\beta_1) g, \qquad m \leftarrow \beta_2 m + (1-\beta_2) g
+    """
+    beta1, beta2 = betas
+    old = state["exp_avg"]
+    state["exp_avg"] = beta2 * old + (1 - beta2) * update
+    return beta1 * old + (1 - beta1) * update
+
+
+@elementwise(state=("exp_avg",))
 def lion_direction(
     update: Tensor, param: Tensor, state: dict[str, Tensor], *, betas: tuple[float, float] = (0.9, 0.99)
 ) -> Tensor:
@@ -20,10 +34,7 @@ def lion_direction(
 
     .. math:: u = \mathrm{sign}(\beta_1 m + (1-\beta_1) g), \qquad m \leftarrow \beta_2 m + (1-\beta_2) g
     """
-    beta1, beta2 = betas
-    old = state["exp_avg"]
-    state["exp_avg"] = beta2 * old + (1 - beta2) * update
-    return sign(beta1 * old + (1 - beta1) * update)
+    return sign(interpolated_momentum.update(update, param, state, betas=betas))
 
 
 @method("lion", search={"lr": ("log", 1e-5, 1e-2), "weight_decay": ("log", 1e-2, 10.0)})

@@ -1,6 +1,8 @@
-"""Weight decay as part of the direction (coupled), for the rules that mean it so."""
+"""Weight decay as part of the direction, for the rules that mean it so."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from torch import Tensor
 
@@ -16,3 +18,14 @@ def add_decayed_weights(
     .. math:: u \leftarrow u + \lambda p
     """
     return update + weight_decay * param
+
+
+@elementwise()
+def implicit_decay(
+    update: Tensor, param: Tensor, state: dict[str, Tensor], *, lr: Any, weight_decay: float = 0.01
+) -> Tensor:
+    r"""Decay the weights that the step leads to, instead of those it starts from; last in a chain.
+
+    .. math:: p \leftarrow \frac{p - \eta u}{1 + \eta\lambda}, \qquad\text{by}\qquad u \leftarrow \frac{u + \lambda p}{1 + \eta\lambda}
+    """
+    return (update + weight_decay * param) / (1 + lr * weight_decay)
