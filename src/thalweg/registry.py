@@ -17,6 +17,10 @@ nn         ``target(model, **settings) -> model``, a converter, before ``init``
 data       ``target(dataset, make_model=..., generator=..., **settings) -> Sampler``
 ========== ===============================================================================================
 
+An optimizer that needs more than gradients (curvature, the loss at other weights) says so by the class attribute
+``needs_closure = True``; the race then calls ``step(closure)`` with a :class:`thalweg.autodiff.Closure`, and the step returns
+the closure's loss.
+
 This module uses the standard library only, so that importing a seam stays cheap.
 """
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from thalweg.autodiff import Closure
 from thalweg.race import recipe as recipes
 from thalweg.race.assemble import made_optimizer, prepared_model
 from thalweg.race.batches import Reader, derived_seed, generator, index_batches, seed_everything, shares
@@ -125,12 +126,20 @@ class _Trial:
             yield batch[self.rank :: self.world]
 
     def _step(self, learner: _Learner, batch: list[int]) -> Tensor:
-        inputs, targets = self.reader(batch)
-        learner.step.zero_grad()
-        loss = self.task.loss(learner.forward(inputs), targets)
-        self.fabric.backward(loss)
+        """One training step; optimizers that need more than gradients get the closure that gives it."""
+        closure = Closure(
+            learner.forward,
+            self.task.loss,
+            *self.reader(batch),
+            backward=self.fabric.backward,
+            num_processes=self.world,
+        )
+        if getattr(learner.optimizer, "needs_closure", False):
+            loss: Tensor = learner.step.step(closure).detach()
+            return loss
+        loss = closure()
         learner.step.step()
-        return loss.detach()
+        return loss
 
     def _loop(self, learner: _Learner, batches: Iterator[list[int]], clock: StepClock) -> None:
         rates = ScheduledRates(learner.optimizer)

@@ -1,0 +1,59 @@
+"""Optimizers that need more than gradients, in a race."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from thalweg import registry
+from thalweg.autodiff import Closure
+from thalweg.race import recipe as recipes
+from thalweg.race.job import Conditions, Job
+from thalweg.race.trial import train
+
+recipes.load_methods()
+CPU = Conditions(steps=12, eval_every=3, device="cpu")
+
+
+def run(task, recipe: str, conditions: Conditions = CPU, **settings):
+    return train(task, Job(recipe, "fresh", 0, 1, settings), conditions)
+
+
+class Counting(torch.optim.SGD):
+    """SGD that looks at the loss twice a step, with and without its own backward."""
+
+    needs_closure = True
+    seen: list[Closure]
+
+    def __init__(self, model, lr: float = 0.1) -> None:
+        super().__init__(model.parameters(), lr=lr)
+
+    def step(self, closure):
+        type(self).seen.append(closure)
+        with torch.enable_grad():
+            assert closure.loss(closure.outputs()).requires_grad
+        return super().step(closure)
+
+
+@pytest.fixture
+def counting(monkeypatch) -> type[Counting]:
+    Counting.seen = []
+    monkeypatch.setitem(registry._METHODS, "counting", registry.Method("counting", "optim", Counting, {}))
+    return Counting
+
+
+def test_it_gets_the_batch_of_every_step_and_trains_as_without(tiny, counting) -> None:
+    same = run(tiny, "sgd(momentum=0.0)", lr=0.1, weight_decay=0.0)
+    result = run(tiny, "counting(lr=0.1)")
+    assert (result.outcome, result.message) == ("finished", "")
+    assert len(counting.seen) == 12 + 2  # two steps to warm up
+    assert all(c.inputs.shape == (20, 6) and c.targets.shape == (20,) and c.num_processes == 1 for c in counting.seen)
+    assert result.train_loss[1:] == pytest.approx(same.train_loss[1:], rel=1e-5)
+    assert result.metric == pytest.approx(same.metric, abs=1e-6)
+
+
+def test_mixed_precision(tiny, counting) -> None:
+    result = run(tiny, "counting", dataclasses.replace(CPU, precision="bf16-mixed"))
+    assert result.outcome == "finished", result.message
