@@ -3,6 +3,7 @@
 Every optimizer is a chain of transforms run by one engine (:mod:`thalweg.optim.engine`); ``Chained`` makes one of your own.
 """
 
+from thalweg.optim.adamp import AdamP
 from thalweg.optim.adamw import AdamW, adam_direction
 from thalweg.optim.engine import (
     Chain,
@@ -24,11 +25,15 @@ from thalweg.optim.lion import Lion, interpolated_momentum, lion_direction
 from thalweg.optim.lion_k import LionK, kernel_gradient, matrix_kernel_gradient, tensor_kernel_gradient
 from thalweg.optim.momentum import SGD, momentum
 from thalweg.optim.muon import Muon, muon_groups, orthogonalize
+from thalweg.optim.radial_projection import momentum_projection, project_radial, radial_projection, radial_projections
+from thalweg.optim.sgdp import SGDP
 from thalweg.optim.trust_ratio import lars_ratio, trust_ratio
 from thalweg.optim.weight_decay import add_decayed_weights, implicit_decay
 
 __all__ = [
     "SGD",
+    "SGDP",
+    "AdamP",
     "AdamW",
     "Chain",
     "Chained",
@@ -58,11 +63,15 @@ __all__ = [
     "matrix",
     "matrix_kernel_gradient",
     "momentum",
+    "momentum_projection",
     "muon_groups",
     "optimizer_state_bytes",
     "orthogonalize",
     "param_groups_layer_decay",
     "param_groups_weight_decay",
+    "project_radial",
+    "radial_projection",
+    "radial_projections",
     "tensor_kernel_gradient",
     "trust_ratio",
 ]

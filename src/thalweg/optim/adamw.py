@@ -32,6 +32,7 @@ def adam_direction(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     bias_correction: bool = True,
+    nesterov: bool = False,
 ) -> Tensor:
     r"""Adam's direction: the running mean of the gradient over the root of the running mean of its square.
 
@@ -39,11 +40,14 @@ def adam_direction(
         m \leftarrow \beta_1 m + (1-\beta_1) g, \quad v \leftarrow \beta_2 v + (1-\beta_2) g^2, \qquad
         u = \frac{m / (1-\beta_1^t)}{\sqrt{v / (1-\beta_2^t)} + \epsilon}
 
-    Without ``bias_correction`` the two divisors :math:`1-\beta^t` are 1.
+    Without ``bias_correction`` the two divisors :math:`1-\beta^t` are 1. With ``nesterov`` the numerator is one step ahead,
+    :math:`\beta_1 m + (1-\beta_1) g` instead of m.
     """
     beta1, beta2 = betas
     mean = state["exp_avg"] = beta1 * state["exp_avg"] + (1 - beta1) * update
     square = state["exp_avg_sq"] = beta2 * state["exp_avg_sq"] + (1 - beta2) * (update * update)
+    if nesterov:
+        mean = beta1 * mean + (1 - beta1) * update
     return (mean * correction1) / (square.sqrt() * correction2 + eps)
 
 

@@ -25,6 +25,10 @@ def _below_one(value: Any) -> bool:
     return _at_least_zero(value) and value < 1
 
 
+def _bounds(value: Any) -> bool:
+    return value is None or (len(value) == 2 and _at_least_zero(value[0]) and value[0] <= value[1])
+
+
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "lr": (_at_least_zero, "a number >= 0"),
     "weight_decay": (_at_least_zero, "a number >= 0"),
@@ -37,11 +41,14 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "eta": (_at_least_zero, "a number >= 0"),
     "gamma": (_at_least_zero, "a number >= 0"),
     "trust_coefficient": (lambda v: _at_least_zero(v) and v > 0, "a number > 0"),
+    "delta": (lambda v: v >= 0, "a number >= 0"),
+    "wd_ratio": (lambda v: 0 <= v <= 1, "in [0, 1]"),
+    "dampening": (lambda v: 0 <= v <= 1, "in [0, 1]"),
+    "max_norm": (lambda v: v > 0, "a number > 0"),
     "ns_steps": (lambda v: isinstance(v, int) and 1 <= v < 100, "a whole number from 1 to 99"),
-    "clamp_norm": (
-        lambda v: v is None or (len(v) == 2 and _at_least_zero(v[0]) and v[0] <= v[1]),
-        "None or (low, high) with 0 <= low <= high",
-    ),
+    "clamp_norm": (_bounds, "None or (low, high) with 0 <= low <= high"),
+    "clamp_ratio": (_bounds, "None or (low, high) with 0 <= low <= high"),
+    "norm_eps": (_at_least_zero, "a number >= 0"),
     "seed": (lambda v: isinstance(v, int), "a whole number"),
 }
 
