@@ -7,6 +7,7 @@ from thalweg.probe.hessian_spectrum import (
     hessian_eigenvalues,
     spectral_density,
 )
+from thalweg.probe.jacobian_spectrum import jacobian_singular_values
 from thalweg.probe.mode_strengths import mode_strengths
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "full_hessian",
     "gauss_newton_eigenvalues",
     "hessian_eigenvalues",
+    "jacobian_singular_values",
     "mode_strengths",
     "spectral_density",
 ]
