@@ -1,0 +1,17 @@
+"""Solvers that replace the training loop."""
+
+from thalweg.solve.normalized_logistic_gd import logistic_gd, logistic_scale, normalized_logistic_loss
+from thalweg.solve.perceptron import batch_perceptron, perceptron
+from thalweg.solve.separation import History, LinearResult, iteration_bound, margin
+
+__all__ = [
+    "History",
+    "LinearResult",
+    "batch_perceptron",
+    "iteration_bound",
+    "logistic_gd",
+    "logistic_scale",
+    "margin",
+    "normalized_logistic_loss",
+    "perceptron",
+]
