@@ -12,13 +12,21 @@ from torch import Tensor, nn
 
 from thalweg.optim import (
     SGD,
+    SGDP,
+    AdaBelief,
+    Adagrad,
+    AdagradNorm,
+    AdamP,
     AdamW,
     Chained,
+    DiffGrad,
     Lamb,
     Lars,
     Lion,
     LionK,
     Muon,
+    SophiaG,
+    SophiaH,
     add_decayed_weights,
     gradient_noise,
     lion_direction,
@@ -40,6 +48,7 @@ class Rule:
     decoupled: bool = True  # the engine decays the weights, not the chain
     matrices_only: bool = False
     whole_tensor: bool = False  # one bad number may spoil the whole tensor
+    whole_optimizer: bool = False  # a step depends on the gradients of all parameters
 
     def __call__(self, params: Any, **settings: Any) -> torch.optim.Optimizer:
         return self.make(params, **settings)
@@ -74,6 +83,19 @@ RULES: dict[str, Rule] = {
     "lamb_clamped": Rule(named(Lamb, lr=0.05, clamp_norm=(0.5, 10.0)), 2, decoupled=False, whole_tensor=True),
     "lars": Rule(named(Lars, lr=5.0), 1, decoupled=False, whole_tensor=True),
     "lars_lamb_paper": Rule(named(Lars, lr=0.05, variant="lamb-paper"), 1, decoupled=False, whole_tensor=True),
+    "adamp": Rule(named(AdamP, lr=0.05, weight_decay=0.1), 2, decoupled=False, whole_tensor=True),
+    "adamp_often": Rule(named(AdamP, lr=0.05, delta=1.5), 2, decoupled=False, whole_tensor=True),
+    "sgdp": Rule(named(SGDP, lr=0.05, weight_decay=0.01, delta=2.0), 1, decoupled=False, whole_tensor=True),
+    "adabelief": Rule(named(AdaBelief, lr=0.05, weight_decay=0.1), 2),
+    "adabelief_coupled": Rule(
+        named(AdaBelief, lr=0.05, weight_decay=0.1, decoupled=False, rectify=True, amsgrad=True), 3, decoupled=False
+    ),
+    "diffgrad": Rule(named(DiffGrad, lr=0.05, weight_decay=0.1), 3),
+    "diffgrad_coupled": Rule(named(DiffGrad, lr=0.05, weight_decay=0.1, decoupled=False), 3, decoupled=False),
+    "sophia": Rule(named(SophiaG, lr=0.02), 2),
+    "sophia_h": Rule(named(SophiaH, lr=0.02), 2),
+    "adagrad": Rule(named(Adagrad, lr=0.3, weight_decay=0.1), 1),
+    "adagrad_norm": Rule(named(AdagradNorm, lr=3.0, weight_decay=0.1), 0, whole_optimizer=True),
     "muon": Rule(named(Muon, lr=0.02, weight_decay=0.1, rest_lr=0.05), 1, whole_tensor=True),
     "noisy_lion": Rule(chained(gradient_noise(eta=1e-4) >> lion_direction(), lr=0.02, weight_decay=0.1), 1),
     "noisy_muon": Rule(named(Muon, lr=0.02, before=gradient_noise(eta=1e-4)), 1, whole_tensor=True),
