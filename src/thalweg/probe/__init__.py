@@ -8,14 +8,18 @@ from thalweg.probe.hessian_spectrum import (
     spectral_density,
 )
 from thalweg.probe.jacobian_spectrum import jacobian_singular_values
+from thalweg.probe.lion_k import constraint_violation, kkt_residual, lyapunov
 from thalweg.probe.mode_strengths import mode_strengths
 
 __all__ = [
+    "constraint_violation",
     "count_outliers",
     "full_hessian",
     "gauss_newton_eigenvalues",
     "hessian_eigenvalues",
     "jacobian_singular_values",
+    "kkt_residual",
+    "lyapunov",
     "mode_strengths",
     "spectral_density",
 ]
