@@ -114,4 +114,4 @@ def test_optim_loads_torch_and_the_standard_library_only() -> None:
     packages = {name.split(".")[0] for name in loaded - loaded_by("import torch")}
     assert packages - set(sys.stdlib_module_names) - {"torch"} == {"thalweg"}
     parts = {name.split(".")[1] for name in loaded if name.startswith("thalweg.")}
-    assert parts == {"optim", "linalg", "registry"}
+    assert parts == {"optim", "autodiff", "linalg", "registry"}

@@ -3,8 +3,12 @@
 Every optimizer is a chain of transforms run by one engine (:mod:`thalweg.optim.engine`); ``Chained`` makes one of your own.
 """
 
+from thalweg.optim.adabelief import AdaBelief, adabelief_amsgrad_direction, adabelief_direction
+from thalweg.optim.adagrad import Adagrad, adagrad_direction
+from thalweg.optim.adagrad_norm import AdagradNorm
 from thalweg.optim.adamp import AdamP
 from thalweg.optim.adamw import AdamW, adam_direction
+from thalweg.optim.diffgrad import DiffGrad, diffgrad_direction
 from thalweg.optim.engine import (
     Chain,
     Chained,
@@ -27,28 +31,39 @@ from thalweg.optim.momentum import SGD, momentum
 from thalweg.optim.muon import Muon, muon_groups, orthogonalize
 from thalweg.optim.radial_projection import momentum_projection, project_radial, radial_projection, radial_projections
 from thalweg.optim.sgdp import SGDP
+from thalweg.optim.sophia import SophiaG, SophiaH, sophia_direction
 from thalweg.optim.trust_ratio import lars_ratio, trust_ratio
 from thalweg.optim.weight_decay import add_decayed_weights, implicit_decay
 
 __all__ = [
     "SGD",
     "SGDP",
+    "AdaBelief",
+    "Adagrad",
+    "AdagradNorm",
     "AdamP",
     "AdamW",
     "Chain",
     "Chained",
     "ChainedOptimizer",
+    "DiffGrad",
     "EngineOptions",
     "Lamb",
     "Lars",
     "Lion",
     "LionK",
     "Muon",
+    "SophiaG",
+    "SophiaH",
     "Transform",
+    "adabelief_amsgrad_direction",
+    "adabelief_direction",
+    "adagrad_direction",
     "adam_direction",
     "add_decayed_weights",
     "add_gradient_noise",
     "create",
+    "diffgrad_direction",
     "elementwise",
     "gradient_noise",
     "hidden_matrices",
@@ -72,6 +87,7 @@ __all__ = [
     "project_radial",
     "radial_projection",
     "radial_projections",
+    "sophia_direction",
     "tensor_kernel_gradient",
     "trust_ratio",
 ]
