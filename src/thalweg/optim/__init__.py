@@ -21,6 +21,7 @@ from thalweg.optim.engine import (
     optimizer_state_bytes,
 )
 from thalweg.optim.factory import create, list_optimizers
+from thalweg.optim.gradient_clipping import clip_gradient_norm
 from thalweg.optim.gradient_noise import add_gradient_noise, gradient_noise
 from thalweg.optim.groups import hidden_matrices, param_groups_layer_decay, param_groups_weight_decay
 from thalweg.optim.lamb import Lamb, layerwise_groups
@@ -32,7 +33,7 @@ from thalweg.optim.muon import Muon, muon_groups, orthogonalize
 from thalweg.optim.radial_projection import momentum_projection, project_radial, radial_projection, radial_projections
 from thalweg.optim.sgdp import SGDP
 from thalweg.optim.sophia import SophiaG, SophiaH, sophia_direction
-from thalweg.optim.trust_ratio import lars_ratio, trust_ratio
+from thalweg.optim.trust_ratio import lars_ratio, trust_ratio, trust_ratios
 from thalweg.optim.weight_decay import add_decayed_weights, implicit_decay
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "adam_direction",
     "add_decayed_weights",
     "add_gradient_noise",
+    "clip_gradient_norm",
     "create",
     "diffgrad_direction",
     "elementwise",
@@ -90,4 +92,5 @@ __all__ = [
     "sophia_direction",
     "tensor_kernel_gradient",
     "trust_ratio",
+    "trust_ratios",
 ]

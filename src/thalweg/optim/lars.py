@@ -4,15 +4,38 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
-from thalweg.optim.engine import ChainedOptimizer
+from thalweg.optim.engine import ChainedOptimizer, elementwise
 from thalweg.optim.engine.optimizer import Params
 from thalweg.optim.lamb import layerwise_groups
 from thalweg.optim.momentum import momentum as momentum_of
 from thalweg.optim.trust_ratio import lars_ratio, trust_ratio
 from thalweg.optim.weight_decay import add_decayed_weights
 from thalweg.registry import method
+
+
+@elementwise(state=("momentum_buffer",))
+def step_momentum(
+    update: Tensor,
+    param: Tensor,
+    state: dict[str, Tensor],
+    *,
+    lr: Any,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+) -> Tensor:
+    r"""Heavy ball over whole steps: the learning rate of its time stays with each step in the buffer.
+
+    .. math:: b \leftarrow \mu b + \eta g, \qquad u = b / \eta \;\text{ or, with Nesterov, }\; (\eta g + \mu b) / \eta
+
+    With a constant rate this is ``momentum``; when the rate falls, old steps go on at their old size. At rate 0 nothing moves.
+    """
+    buffer = state["momentum_buffer"] = momentum * state["momentum_buffer"] + lr * update
+    step = lr * update + momentum * buffer if nesterov else buffer
+    moving = torch.as_tensor(lr, dtype=update.dtype) > 0
+    return torch.where(moving, step / lr, torch.zeros_like(step))
 
 
 @method("lars", search={"lr": ("log", 1e-1, 1e2), "weight_decay": ("log", 1e-6, 1e-2)})
@@ -27,8 +50,12 @@ class Lars(ChainedOptimizer):
 
     .. math:: b \leftarrow \mu b + (1-\mu)(g + \lambda p), \qquad p \leftarrow p - \eta\,\frac{\|p\|}{\|b\|}\, b
 
-    The learning rate multiplies the buffer, as in torch's SGD; the first publication multiplies what goes into it, which is the same
-    while the rate is constant.
+    The learning rate multiplies the buffer, as in torch's SGD; the first publication multiplies what goes into it
+    (``lr_in_buffer=True``), which is the same while the rate is constant.
+
+    Packages differ here too: timm leaves tensors without weight decay unadapted, and pytorch_optimizer those of one dimension
+    (``adapt=False`` in the group does both); apex's LARC makes ``lr`` an upper bound of the local rate (``clip=True``, timm's
+    ``trust_clip``).
 
     Args:
         params: parameters, named parameters, parameter groups, or a module (see :func:`~thalweg.optim.layerwise_groups`). A group
@@ -41,12 +68,15 @@ class Lars(ChainedOptimizer):
         eps: added to the norms; "lars2017" only (default 1e-8).
         nesterov: look one step ahead; "lars2017" only (default False).
         variant: which form (default "lars2017").
+        clip: take ``lr`` as an upper bound of each layer's rate; "lars2017" only (default False).
+        lr_in_buffer: the learning rate multiplies what goes into the buffer; "lars2017" only (default False).
+        clamp_norm: (low, high) bounds of the weight norm; "lamb-paper" only (default None).
         options: see :class:`~thalweg.optim.EngineOptions`.
 
     State: one tensor a parameter, ``momentum_buffer``.
 
     Raises:
-        ValueError: an unknown variant, or Nesterov with "lamb-paper".
+        ValueError: an unknown variant, or a setting of the other one.
 
     Example:
         >>> import torch
@@ -67,19 +97,26 @@ class Lars(ChainedOptimizer):
         eps: float = 1e-8,
         nesterov: bool = False,
         variant: Literal["lars2017", "lamb-paper"] = "lars2017",
+        clip: bool = False,
+        lr_in_buffer: bool = False,
+        clamp_norm: tuple[float, float] | None = None,
         **options: Any,
     ) -> None:
         if variant == "lars2017":
-            chain = lars_ratio(trust_coefficient=trust_coefficient, weight_decay=weight_decay, eps=eps) >> momentum_of(
-                momentum=momentum, nesterov=nesterov
-            )
+            if clamp_norm is not None:
+                raise ValueError("clamp_norm belongs to variant 'lamb-paper'")
+            buffer = step_momentum if lr_in_buffer else momentum_of
+            chain = lars_ratio(
+                trust_coefficient=trust_coefficient, weight_decay=weight_decay, eps=eps, clip=clip
+            ) >> buffer(momentum=momentum, nesterov=nesterov)
         elif variant == "lamb-paper":
-            if nesterov:
-                raise ValueError("nesterov belongs to variant 'lars2017'")
+            for name, given in (("nesterov", nesterov), ("clip", clip), ("lr_in_buffer", lr_in_buffer)):
+                if given:
+                    raise ValueError(f"{name} belongs to variant 'lars2017'")
             chain = (
                 add_decayed_weights(weight_decay=weight_decay)
                 >> momentum_of(momentum=momentum, ema=True)
-                >> trust_ratio()
+                >> trust_ratio(clamp_norm=clamp_norm)
             )
         else:
             raise ValueError(f"unknown variant {variant!r} (choose from lars2017, lamb-paper)")
