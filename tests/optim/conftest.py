@@ -83,6 +83,12 @@ RULES: dict[str, Rule] = {
     "lamb_clamped": Rule(named(Lamb, lr=0.05, clamp_norm=(0.5, 10.0)), 2, decoupled=False, whole_tensor=True),
     "lars": Rule(named(Lars, lr=5.0), 1, decoupled=False, whole_tensor=True),
     "lars_lamb_paper": Rule(named(Lars, lr=0.05, variant="lamb-paper"), 1, decoupled=False, whole_tensor=True),
+    "lamb_decoupled": Rule(
+        named(Lamb, lr=0.05, weight_decay=0.1, decoupled=True, clamp_ratio=(0.0, 2.0), norm_eps=1e-6),
+        2,
+        whole_tensor=True,
+    ),
+    "lars_in_buffer": Rule(named(Lars, lr=5.0, clip=True, lr_in_buffer=True), 1, decoupled=False, whole_tensor=True),
     "adamp": Rule(named(AdamP, lr=0.05, weight_decay=0.1), 2, decoupled=False, whole_tensor=True),
     "adamp_often": Rule(named(AdamP, lr=0.05, delta=1.5), 2, decoupled=False, whole_tensor=True),
     "sgdp": Rule(named(SGDP, lr=0.05, weight_decay=0.01, delta=2.0), 1, decoupled=False, whole_tensor=True),

@@ -99,17 +99,41 @@ def test_groups_of_a_module() -> None:
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_equals_pytorch_optimizer(train, decay: float) -> None:
-    """Its Lamb corrects no means (but, unless told ``adam_debias``, the learning rate), bounds the weights' norm by 10 and adds
-    eps to the ratio's divisor."""
+    """Its Lamb corrects no means (but, unless told ``adam_debias``, the learning rate), bounds the weights' norm by 10, adds eps to
+    the direction's norm, and clips the whole gradient if told ``pre_norm``; by the paper the means are corrected and nothing else
+    is done."""
     package = pytest.importorskip("pytorch_optimizer")
     start = [randoms(6, 5), 10 * randoms(9)]  # the second has a norm above 10
     ours, theirs = ([nn.Parameter(t.clone()) for t in start] for _ in range(2))
-    optimizer = Lamb(ours, lr=0.01, weight_decay=decay, clamp_norm=(0.0, 10.0), bias_correction=False)
-    train(optimizer, ours, 0, 30)
-    peer = package.Lamb(theirs, lr=0.01, weight_decay=decay, weight_decouple=False, adam_debias=True)
-    train(peer, theirs, 0, 30)
+    variant = {"clamp_norm": (0.0, 10.0), "norm_eps": 1e-6, "bias_correction": False, "max_grad_norm": 1.0}
+    train(Lamb(ours, lr=0.01, weight_decay=decay, **variant), ours, 0, 30)
+    same = {"lr": 0.01, "weight_decay": decay, "weight_decouple": False, "adam_debias": True}
+    train(package.Lamb(theirs, pre_norm=True, max_grad_norm=1.0, **same), theirs, 0, 30)
     for p, q in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-8)  # it adds eps to the norm of the whole gradient
+
+
+def test_decay_beside_the_direction() -> None:
+    """Decoupled: the ratio knows nothing of the decay, which acts on the old weights."""
+    p, g = nn.Parameter(tensor([3, 4])), tensor([1, -2])
+    p.grad = g
+    Lamb([p], lr=0.1, weight_decay=0.5, eps=0.0, decoupled=True).step()
+    direction = g.sign()
+    expected = 0.95 * tensor([3, 4]) - 0.1 * 5 * direction / direction.norm()
+    torch.testing.assert_close(p.data, expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(("clip", "same"), [(0.1, True), (None, False)])
+def test_clipping_by_the_whole_gradients_norm_bounds_outliers(train, clip: float | None, same: bool) -> None:
+    """With every gradient clipped, a step a thousand times larger than the others is none."""
+    ends = []
+    for outlier in (1.0, 1000.0):
+        p = nn.Parameter(randoms(4, 5))
+        optimizer = Lamb([p], lr=0.05, weight_decay=0.0, max_grad_norm=clip)
+        for step in range(6):
+            train(optimizer, [p], step, step + 1, outlier if step == 2 else 1.0)
+        ends.append(p.detach())
+    assert torch.allclose(*ends, rtol=1e-9) == same
 
 
 def test_equals_timm(train) -> None:

@@ -95,3 +95,45 @@ def test_equals_pytorch_optimizer(train, nesterov: bool, decay: float) -> None:
     train(package.LARS(theirs, **same), theirs, 0, 30)
     for p, q in zip(ours, theirs, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_learning_rate_inside_the_buffer(nesterov: bool) -> None:
+    """A step keeps the rate of its time; while the rate stands still both placements agree."""
+    p = nn.Parameter(tensor([3, 4]))
+    optimizer = Lars([p], lr=0.5, weight_decay=0.1, trust_coefficient=0.01, nesterov=nesterov, lr_in_buffer=True)
+    x, buffer = tensor([3, 4]), torch.zeros(1, 2, dtype=torch.float64)
+    for step, lr in enumerate((0.5, 0.5, 0.05, 0.2)):
+        g = tensor([1, -2 + step])
+        fresh = lr * 0.01 * x.norm() / (g.norm() + 0.1 * x.norm() + 1e-8) * (g + 0.1 * x)
+        buffer = 0.9 * buffer + fresh
+        x = x - (fresh + 0.9 * buffer if nesterov else buffer)
+        optimizer.param_groups[0]["lr"] = lr
+        p.grad = g
+        optimizer.step()
+        torch.testing.assert_close(p.data, x, rtol=1e-13, atol=0)
+    torch.testing.assert_close(optimizer.state[p]["momentum_buffer"], buffer, rtol=1e-12, atol=0)
+    optimizer.param_groups[0]["lr"] = 0.0
+    before = p.detach().clone()
+    optimizer.step()
+    assert torch.equal(p.data, before)
+
+
+def test_bounds_on_the_norm_in_lamb_papers_form() -> None:
+    p, g = nn.Parameter(tensor([3, 4])), tensor([1, -2])
+    p.grad = g
+    Lars([p], lr=0.1, weight_decay=0.0, variant="lamb-paper", clamp_norm=(0.0, 2.0)).step()
+    torch.testing.assert_close(p.data, tensor([3, 4]) - 0.1 * 2 * g / g.norm(), rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"variant": "lamb-paper", "clip": True}, "clip belongs to variant 'lars2017'"),
+        ({"variant": "lamb-paper", "lr_in_buffer": True}, "lr_in_buffer belongs to variant 'lars2017'"),
+        ({"clamp_norm": (0.0, 1.0)}, "clamp_norm belongs to variant 'lamb-paper'"),
+    ],
+)
+def test_settings_of_the_other_variant_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        Lars([nn.Parameter(torch.ones(2))], **settings)
