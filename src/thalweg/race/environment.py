@@ -14,19 +14,28 @@ from thalweg.race.job import Conditions
 
 
 def environment(conditions: Conditions, workers: int, threads: int) -> dict[str, Any]:
-    """What a result depends on besides the plan; no names of people, hosts or folders."""
+    """What a race's result depends on besides the plan; no names of people, hosts or folders."""
     return {
-        "thalweg": _version("thalweg"),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "optuna": _version("optuna"),
-        "lightning_fabric": _version("lightning-fabric"),
+        **versions("optuna", "lightning-fabric"),
+        **machine(conditions.device),
+        "workers": workers,
+        "threads": threads,
+    }
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of thalweg, Python, torch and ``packages``, by their names in Python."""
+    found = {"thalweg": _version("thalweg"), "python": platform.python_version(), "torch": torch.__version__}
+    return found | {package.replace("-", "_"): _version(package) for package in packages}
+
+
+def machine(device: str = "auto") -> dict[str, Any]:
+    """The machine: system, processor, usable cores, and the accelerator if ``device`` allows one."""
+    return {
         "platform": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "cores": cpu_count(),
-        "accelerator": _accelerator(conditions),
-        "workers": workers,
-        "threads": threads,
+        "accelerator": _accelerator(device),
     }
 
 
@@ -37,10 +46,10 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _accelerator(conditions: Conditions) -> str:
-    if conditions.device in ("auto", "cuda", "gpu") and torch.cuda.is_available():
+def _accelerator(device: str) -> str:
+    if device in ("auto", "cuda", "gpu") and torch.cuda.is_available():
         return torch.cuda.get_device_name(0)
-    if conditions.device in ("auto", "mps") and torch.backends.mps.is_available():
+    if device in ("auto", "mps") and torch.backends.mps.is_available():
         return "mps"
     return "cpu"
 
