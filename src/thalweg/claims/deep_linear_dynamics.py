@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -22,6 +22,7 @@ from thalweg.claims.engine.log_grid import best_on_log_grid
 from thalweg.init import aligned_linear_, orthogonal_
 from thalweg.linalg.linear_descent import Descent, descend, descent_step_
 from thalweg.linalg.linear_network import mode_trajectory
+from thalweg.linalg.mode_flow import ModeFlow, mode_flow
 from thalweg.probe import jacobian_singular_values, mode_strengths
 from thalweg.tasks import deep_linear, white_digits
 
@@ -32,18 +33,22 @@ Three things must hold.
    a small random start, where theory is a prediction up to a shift in time, the largest distance from the shifted curve
    is at most 10% of the singular value in the median over modes and seeds, and in every seed all modes of a larger
    singular value are half learnt before any of a smaller one.
-2. Finite delay. The paper's theory gives very deep networks a delay over shallow ones that doesn't grow with depth: at the
-   step size 1 / (largest curvature), gradient flow from the aligned start needs 2.6 times as many steps at infinite depth
-   as at the smallest depth, 3 matrices. Networks of the largest depth need at most 1.3 times that delay, in the median
-   over seeds, from an orthogonal and from an aligned start. Steps are counted to 1% of the zero network's excess loss, at
-   the learning rate that is best for that depth and start on other seeds; 1.3 leaves room for the spacing of the rates
-   tried, a sixteenth of a decade, and for steps that aren't a flow.
-3. Contrast. From a Gaussian start of variance 1 / fan-in the same ratio is above 5, or the deepest networks don't arrive
-   within the cap: 5 is well outside of what part 2 allows, 3.3.
+2. Finite delay. By theory a mode of start u0 needs a time that, counted in steps of 1 / (largest curvature that it passes),
+   stays finite as depth grows: networks of any depth arrive within the steps of an infinitely deep one. At the largest
+   depth they must do so, in the median over seeds, from an aligned start (u0 a tenth of the largest singular value, nine
+   modes) and from an orthogonal one (u0 = 1, ten modes, one of which must be unlearnt; theory takes it as aligned).
+   Steps are counted to 1% of the zero network's excess loss, at the learning rate that is best for that depth and start
+   in the slowest of four other seeds.
+3. Contrast. From a Gaussian start of variance 1 / fan-in the largest depth takes more than 5 times the steps of the
+   smallest one, or doesn't arrive within the cap.
 Reproduced: all three. Partly: one or two. Not reproduced: none. Not testable: one of the three starts doesn't arrive even
-at the smallest depth, so that there is no ratio. The Xavier start (a control) and the tanh networks decide nothing."""
+at the smallest depth. The Xavier start (a control) and the tanh networks decide nothing.
+Second version. The first one asked in part 2 for at most 1.3 times the delay, over 3 matrices, that theory gives the
+aligned start (2.6 times the steps), and gave "partly" on seeds 11 to 15: aligned 2.75, but orthogonal 6.1. It was wrong
+to hold the orthogonal start to it: theory gives u0 = 1 a delay of 4.1, and at 3 matrices a large step does better than
+the flow. It's replaced by the bound at infinite depth, which depends on no shallow network, and judged on new seeds."""
 
-SCALES = {"smoke": Scale(seeds=(0,), seconds=3), "cpu": Scale(seeds=(11, 12, 13, 14, 15), seconds=150)}
+SCALES = {"smoke": Scale(seeds=(0,), seconds=3), "cpu": Scale(seeds=(21, 22, 23, 24, 25), seconds=200)}
 
 _TIME, _STRENGTH = "time (learning rate x steps)", "strength of the mode"
 PANELS = (
@@ -55,7 +60,7 @@ PANELS = (
 )
 
 STARTS = ("orthogonal", "aligned", "gaussian", "xavier")
-TUNING_SEEDS = (1000, 1001)
+TUNING_SEEDS = (1000, 1001, 1002, 1003)
 LEVELS = {"s = 1": slice(0, 1), "s = 0.71": slice(1, 3), "s = 0.5": slice(3, 7)}
 
 
@@ -73,7 +78,7 @@ class Size:
 
 SIZES = {
     "smoke": Size((3, 10), 60, (0.5, 0.0, -0.5, -1.0), 0, 16, 2),
-    "cpu": Size((3, 10, 30, 100), 300, tuple(-k / 4 for k in range(-2, 11)), 2, 128, 8),
+    "cpu": Size((3, 10, 30, 100), 300, tuple(0.5 - k / 2 for k in range(7)), 3, 128, 8),
 }
 WIDTH = 64
 ALIGNED_STRENGTH = 0.1
@@ -83,7 +88,7 @@ LR, STEPS, EVERY = 0.01, 1500, 10
 
 
 def choose(scale: str, *, report: Report) -> dict[str, Any]:
-    """The learning rate of every start and depth that arrives first, in the slower of two tuning seeds."""
+    """The learning rate of every start and depth that arrives first, in the slowest of four tuning seeds."""
     size, lrs = SIZES[scale], {}
     work = [(start, depth) for depth in size.depths for start in STARTS]
     done = 0
@@ -121,25 +126,20 @@ def judge(measurements: list[Measurement]) -> Verdict:
             f"From the {' and '.join(unreached)} start even networks of {shallow} matrices don't arrive within the cap "
             "on steps, so there is no ratio to judge: a larger cap is needed.",
         )
-    ratio = {
-        s: statistics.median(
-            b / a if math.isfinite(a) else math.inf
-            for a, b in zip(values(f"steps/{s}/{shallow}"), values(f"steps/{s}/{deep}"), strict=True)
-        )
-        for s in STARTS[:3]
-    }
+    steps = {start: statistics.median(values(f"steps/{start}/{deep}")) for start in STARTS[:3]}
+    bound = {start: statistics.median(values(f"steps at infinite depth, theory/{start}")) for start in STARTS[:2]}
+    ratio = steps["gaussian"] / statistics.median(values(f"steps/gaussian/{shallow}"))
     aligned = max(values("aligned error"))
     random = statistics.median(values("random start error"))
     ordered = min(values("modes in order")) == 1
     theory = aligned <= 0.02 and random <= 0.1 and ordered
-    bound = 1.3 * statistics.median(values("delay at infinite depth, theory"))
-    bounded = ratio["orthogonal"] <= bound and ratio["aligned"] <= bound
-    contrast = ratio["gaussian"] > 5
+    bounded = all(steps[start] <= bound[start] for start in STARTS[:2])
+    contrast = ratio > 5
     because = (
         f"Distance from theory {aligned:.2%} (at most 2%), {random:.1%} from a random start (at most 10%), modes "
-        f"{'' if ordered else 'not '}in order; steps at {deep} matrices over steps at {shallow}: orthogonal "
-        f"{ratio['orthogonal']:.2f}, aligned {ratio['aligned']:.2f} (at most {bound:.2f}), Gaussian "
-        f"{_times(ratio['gaussian'])} (above 5)."
+        f"{'' if ordered else 'not '}in order; steps at {deep} matrices: orthogonal {steps['orthogonal']:.0f} (at most "
+        f"{bound['orthogonal']:.0f}), aligned {steps['aligned']:.0f} (at most {bound['aligned']:.0f}), Gaussian "
+        f"{'never' if math.isinf(ratio) else f'{ratio:.1f} times the steps at {shallow}'} (above 5 times, or never)."
     )
     held = sum((theory, bounded, contrast))
     if held == 3:
@@ -151,10 +151,6 @@ def judge(measurements: list[Measurement]) -> Verdict:
     }
     likely = f" Likely reason: {'; '.join(why for why, holds in failed.items() if not holds)}."
     return Verdict("partly" if held else "not reproduced at this scale", because + likely)
-
-
-def _times(ratio: float) -> str:
-    return "never arrives" if math.isinf(ratio) else f"{ratio:.1f}"
 
 
 def _against_theory(seed: int) -> tuple[dict[str, float], list[Curve]]:
@@ -238,7 +234,7 @@ def _train(start: str, depth: int, seeds: tuple[int, ...], lrs: list[float], cap
 
 
 def _best_lr(start: str, depth: int, size: Size) -> float:
-    """The rate of fewest steps in the slower tuning seed; of least excess in the end where no rate arrives."""
+    """The rate of fewest steps in the slowest tuning seed; of least excess in the end where no rate arrives."""
 
     def scores(exponents: list[float]) -> list[tuple[float, float]]:
         outcome = _train(start, depth, TUNING_SEEDS, [10**e for e in exponents], size.cap)
@@ -251,44 +247,39 @@ def _best_lr(start: str, depth: int, size: Size) -> float:
 
 
 def _depth(size: Size, seed: int, lrs: Mapping[str, float]) -> tuple[dict[str, float], list[Curve]]:
+    """Every start at every depth, beside theory at the same learning rates."""
     numbers, curves = {}, []
     for start in STARTS:
-        steps = []
+        role: Role = "control" if start == "xavier" else "measured"
+        reached = []
         for depth in size.depths:
             outcome = _train(start, depth, (seed,), [lrs[f"{start}/{depth}"]], size.cap)
-            steps.append(outcome.steps.item())
-            numbers[f"steps/{start}/{depth}"] = steps[-1]
-        role: Role = "control" if start == "xavier" else "measured"
-        reached = [(float(d), n) for d, n in zip(size.depths, steps, strict=True) if math.isfinite(n)]
-        curves.append(Curve("depth", start, *_axes(reached), role))
+            steps = numbers[f"steps/{start}/{depth}"] = outcome.steps.item()
+            reached += [(depth, steps)] if math.isfinite(steps) else []
+        curves += [Curve("depth", start, *_axes(reached), role)] if reached else []
         course = outcome.course[:, 0]
         curves.append(Curve("course", start, *_axes(list(enumerate(course[~course.isnan()].tolist()))), role))
-    numbers["delay at infinite depth, theory"] = _flow_steps(math.inf) / _flow_steps(size.depths[0])
-    steps_taken = torch.arange(size.cap + 1, dtype=torch.float64)
-    flow = [_aligned_course(depth, lrs[f"aligned/{depth}"] * steps_taken) for depth in size.depths]
-    arrived = [(float(d), (y <= TOLERANCE).nonzero()) for d, y in zip(size.depths, flow, strict=True)]
-    curves.append(Curve("depth", "aligned", *_axes([(d, float(i[0])) for d, i in arrived if len(i)]), "theory"))
-    curves.append(Curve("course", "aligned", *_axes(list(enumerate(flow[-1].tolist()))), "theory"))
+    for start in STARTS[:2]:
+        points = [(depth, _flow(start, depth).times[-1].item() / lrs[f"{start}/{depth}"]) for depth in size.depths]
+        curves.append(Curve("depth", start, *_axes(points), "theory"))
+        deepest, infinite = _flow(start, size.depths[-1]), _flow(start, math.inf)
+        thin = slice(None, None, max(1, len(deepest.times) // 100))
+        x = (deepest.times[thin] / lrs[f"{start}/{size.depths[-1]}"]).tolist()
+        curves.append(Curve("course", start, tuple(x), tuple(deepest.excess[thin].tolist()), "theory"))
+        numbers[f"steps at infinite depth, theory/{start}"] = infinite.times[-1].item() * infinite.curvature
     return numbers, curves
 
 
-def _aligned_course(depth: float, t: Tensor) -> Tensor:
-    """What gradient flow predicts for the aligned start: excess over the zero network's at the times ``t``."""
-    _, s, _ = white_digits.class_modes(WIDTH)
-    rest = [k - mode_trajectory(k, ALIGNED_STRENGTH * s[0].item(), t, depth=depth) for k in s.tolist()]
-    return torch.stack(rest).square().sum(0) / s.square().sum()
-
-
 @cache
-def _flow_steps(depth: float) -> float:
-    """Time of that flow to 1% of excess, in steps of 1 / (the largest curvature at its end, ``depth s^(2 - 2/depth)``)."""
+def _flow(start: str, depth: float) -> ModeFlow:
+    """Theory's course to the same 1%; an orthogonal product has ten modes, so one of them must be unlearnt."""
     _, s, _ = white_digits.class_modes(WIDTH)
-    curvature = (1 if math.isinf(depth) else depth) * s[0].item() ** (2 - 2 / depth)
-    steps = torch.arange(0, 50, 0.25, dtype=torch.float64)
-    return _crossing(steps, -_aligned_course(depth, steps / curvature), torch.tensor(-TOLERANCE))
+    if start == "orthogonal":
+        return mode_flow(torch.cat([s, s.new_zeros(1)]), 1.0, depth, tolerance=TOLERANCE)
+    return mode_flow(s, ALIGNED_STRENGTH * s[0].item(), depth, tolerance=TOLERANCE)
 
 
-def _axes(points: list[tuple[float, float]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _axes(points: Sequence[tuple[float, float]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(float(x) for x, _ in points), tuple(float(y) for _, y in points)
 
 
