@@ -57,3 +57,20 @@ def test_it_gets_the_batch_of_every_step_and_trains_as_without(tiny, counting) -
 def test_mixed_precision(tiny, counting) -> None:
     result = run(tiny, "counting", dataclasses.replace(CPU, precision="bf16-mixed"))
     assert result.outcome == "finished", result.message
+
+
+@pytest.mark.parametrize("name", ["sophia", "sophia_h"])
+def test_sophia_estimates_curvature_by_itself(tiny, name) -> None:
+    result = run(tiny, name, dataclasses.replace(CPU, steps=60), lr=0.03, rho=0.1, weight_decay=0.0)
+    assert (result.outcome, result.message) == ("finished", "")
+    assert result.metric[-1] > result.metric[0] + 0.2
+    parameters = sum(p.numel() for p in tiny.model().parameters())
+    assert result.state_bytes == pytest.approx(2 * 4 * parameters, abs=64)
+
+
+def test_a_loss_without_a_known_likelihood_says_what_to_do(tiny) -> None:
+    regression = dataclasses.replace(tiny, loss=lambda out, y: (out.sum(1) - y).abs().mean(), metric=None, goal="min")
+    regression = dataclasses.replace(regression, train=tuple(t.float() for t in tiny.train.tensors))
+    result = run(regression, "sophia")
+    assert result.outcome == "raised" and "say likelihood='categorical', 'bernoulli' or 'gaussian'" in result.message
+    assert run(regression, "sophia_h").outcome == "finished"
