@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from thalweg.claims.engine.contract import Curve, Measurement, Panel, Result, Role, Verdict
-from thalweg.report.claim_figure import draw, panel_plots, thumbnail
+from thalweg.report.claim_figure import charts, draw, inline, thumbnail
 from thalweg.report.claim_series import band_words, series_of
 from thalweg.report.palette import SERIES
 
@@ -136,8 +136,8 @@ def test_a_figure_of_the_largest_curves_stays_light() -> None:
 
 
 def test_thumbnails_have_lines_and_no_text() -> None:
-    plot = panel_plots(result([line([1, 2, 3])], [line([2, 2, 2])]), (PANEL,))[0]
-    root = ElementTree.fromstring(thumbnail(plot))
+    chart = charts(result([line([1, 2, 3])], [line([2, 2, 2])]), (PANEL,))[0]
+    root = ElementTree.fromstring(thumbnail(chart))
     assert not root.findall(f".//{SVG}text") and len(root.findall(f".//{SVG}path")) >= 2
     style = root.findtext(f"{SVG}style") or ""
     assert "prefers-color-scheme:dark" in style and style.count("--series-1:") == 2

@@ -19,15 +19,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from thalweg.report.numbers import tick
-from thalweg.report.palette import GRID, INK, MUTED, PAPER, Mark
+from thalweg.report.palette import GRID, INK, MUTED, Mark
 from thalweg.report.text import clean, shorten
 
 WIDTH = 420.0
 TITLE = 30.0
 """Height of the title, which only image files show; on the page the caption is HTML."""
-
-HALF = 26
-"""Characters of a legend's entry that fit into half of the width."""
 
 IMAGE_ONLY = "image-only"
 """Group id of what the page leaves out: titles and legends."""
@@ -75,25 +72,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Legend:
-    """Room for a legend below the plot: names and looks.
-
-    Args:
-        entries: two of them stand on a line, one where a name is too long for half of it.
-        on_page: part of the body; otherwise image files alone have it, since the page has its own.
-    """
+    """Room for a legend below the plot in image files: names and looks."""
 
     entries: Sequence[tuple[str, Mark]] = field(default_factory=tuple)
-    on_page: bool = False
-
-    @property
-    def columns(self) -> int:
-        """Entries a line; the legend of image files always has two."""
-        return 1 if self.on_page and any(len(name) > HALF for name, _ in self.entries) else 2
 
     @property
     def height(self) -> float:
-        """Points needed."""
-        return 16.0 * math.ceil(len(self.entries) / self.columns) + (8.0 if self.entries else 0.0)
+        """Points needed; two entries a line."""
+        return 16.0 * math.ceil(len(self.entries) / 2) + (8.0 if self.entries else 0.0)
 
 
 class Plot(Figure):
@@ -102,15 +88,13 @@ class Plot(Figure):
     Args:
         key: short name: the file's and the page's anchor.
         title: what it shows.
-        height: height in points of the plot itself; image files have a title above it.
-        legend: entries of the legend below it.
+        height: height in points of what the page shows; title and legend come on top of it in image files.
+        legend: entries of the legend of image files.
     """
 
     def __init__(self, key: str, title: str, height: float, legend: Legend | None = None) -> None:
         legend = legend or Legend()
-        self.key, self.title = key, clean(title)
-        self.body = height + (legend.height if legend.on_page else 0.0)
-        """Height in points of what the page shows."""
+        self.key, self.title, self.body = key, clean(title), height
         self.description = ""
         self.note = ""
         self.points: list[Point] = []
@@ -134,16 +118,13 @@ class Plot(Figure):
             self.points.append(Point(axes, x, y, slot, clean(text)))
 
     def _draw_legend(self, legend: Legend) -> None:
-        gid = None if legend.on_page else IMAGE_ONLY
-        width = HALF if legend.columns == 2 else 2 * HALF + 5
         for i, (name, mark) in enumerate(legend.entries):
-            y = (legend.height - 12 - 16 * (i // legend.columns)) / self._total
-            x = 3 if i % legend.columns == 0 else WIDTH / 2
-            line = Line2D([(x + dx) / WIDTH for dx in (0, 13, 26)], [y] * 3, transform=self.transFigure, gid=gid)
-            line.set(color=mark.colour, linestyle=mark.linestyle, linewidth=1.8, marker=mark.marker, markersize=4.5,
-                     markevery=[1], markerfacecolor=PAPER if mark.hollow else mark.colour)  # fmt: skip
+            y = (legend.height - 12 - 16 * (i // 2)) / self._total
+            x = 3 if i % 2 == 0 else WIDTH / 2
+            line = Line2D([x / WIDTH, (x + 26) / WIDTH], [y, y], transform=self.transFigure, gid=IMAGE_ONLY)
+            line.set(color=mark.colour, linestyle=mark.linestyle, linewidth=1.8, marker=mark.marker, markersize=4.5)
             self.add_artist(line)
-            self.text((x + 32) / WIDTH, y, shorten(name, width), fontsize=9, va="center", gid=gid)
+            self.text((x + 32) / WIDTH, y, shorten(name, 26), fontsize=9, va="center", gid=IMAGE_ONLY)
 
 
 def log_ticks(low: float, high: float, most: int = 6) -> list[float]:
