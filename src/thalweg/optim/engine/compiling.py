@@ -7,6 +7,7 @@ stay eager unless asked for.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import os
@@ -14,14 +15,14 @@ import shutil
 import sys
 import types
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from thalweg.optim.engine.joining import run_joined, worth_joining
-from thalweg.optim.engine.passes import Pass
+from thalweg.optim.engine.joining import Piece, part_of, pieces
+from thalweg.optim.engine.passes import GRADIENT, Call, Done, Grid, Pass, Stacked
 
 COMPILE_FROM = 4_000_000
 """Parameters of an optimizer from which compiling pays by itself (``compile=None``)."""
@@ -36,6 +37,10 @@ SHARED_FUNCTIONS = 128
 """Compiled functions kept for all optimizers of a process, the latest used."""
 
 
+Program = Generator[Call, Done, None]
+"""A step of some parameters: yields calls, one after the other, and takes what each hands on."""
+
+
 class Compiler:
     """Chooses between eager and compiled for every pass of one optimizer, and keeps the compiled functions."""
 
@@ -46,60 +51,139 @@ class Compiler:
         self.elements = 0  # of the whole optimizer
         self._functions: dict[Any, Callable[..., Any]] = {}
 
-    def wants(self, params: Sequence[Tensor]) -> bool:
-        """Whether a pass over ``params`` is to be compiled."""
+    def wants(self, call: Call) -> bool:
+        """Whether a call is to be compiled."""
         if self.mode is not None:
             return self.mode
-        large = self.elements >= COMPILE_FROM and sum(p.numel() for p in params) >= SMALL_PASS
-        return large and can_compile(params[0].device.type)
+        if self.elements < COMPILE_FROM:
+            return False
+        if "elements" not in call.notes:
+            call.notes["elements"] = sum(p.numel() for p in call.params)
+        return call.notes["elements"] >= SMALL_PASS and can_compile(call.params[0].device.type)
 
-    def run(self, one_pass: Pass, params: Sequence[Tensor], *arguments: Any) -> Any:
-        """``one_pass(params, updates, states, values, keys, sums, grids)`` in the way that is fastest here."""
-        if worth_joining(one_pass, params):
-            return run_joined(functools.partial(self._run, one_pass), params, *arguments)
-        return self._run(one_pass, params, *arguments)
+    def run_programs(self, programs: Sequence[Program]) -> None:
+        """Run programs side by side: the first call of each, then the second, ..."""
+        waiting = [(program, next(program)) for program in programs]
+        while waiting:
+            done = self.run([call for _, call in waiting])
+            going = []
+            for (program, _), handed_on in zip(waiting, done, strict=True):
+                with contextlib.suppress(StopIteration):
+                    going.append((program, program.send(handed_on)))
+            waiting = going
 
-    def _run(self, one_pass: Pass, params: Sequence[Tensor], *arguments: Any) -> Any:
-        if not params or not self.wants(params):
-            return one_pass(params, *arguments)
-        updates, states, values, keys, sums, grids = arguments
-        device = params[0].device
-        signature = (one_pass, device, *map(_layout, params, updates, states), tuple(grids))
+    def run(self, calls: Sequence[Call]) -> list[Done]:
+        """Run all calls in the way that is fastest here: small tensors together, and all that is compiled in one function."""
+        done: list[dict[int, Any]] = [{} for _ in calls]
+        compiled: list[tuple[int, Piece]] = []
+        for number, call in enumerate(calls):
+            compile_it = self.wants(call)
+            for piece in pieces(call):
+                if compile_it:
+                    compiled += [(number, part) for part in _apart(piece)]
+                else:
+                    _hand_in(done[number], piece, piece.call.run())
+        for together in _fusible(compiled):
+            results = self._run_compiled([piece.call for _, piece in together])
+            for (number, piece), result in zip(together, results, strict=True):
+                _hand_in(done[number], piece, result)
+        return [_in_order(own) for own in done]
+
+    def _run_compiled(self, calls: Sequence[Call]) -> list[Done]:
+        signature = (torch.get_num_threads(), torch.is_inference_mode_enabled(), *map(_signature, calls))
         function = self._functions.get(signature)
         if function is None:
             if len(self._functions) >= MAX_FUNCTIONS:
-                return one_pass(params, *arguments)
-            function = self._functions[signature] = _compiled(signature)
-        vector = torch.tensor(values, dtype=torch.float64).to(device, non_blocking=True)
-        keys = torch.tensor(keys, dtype=torch.int64).to(device, non_blocking=True)
-        return function(params, updates, states, vector, keys, sums, grids)
+                return [call.run() for call in calls]
+            function = self._functions[signature] = _compiled(signature, tuple(tuple(call.grids) for call in calls))
+        return function([_arguments(call) for call in calls])
 
 
-def _layout(param: Tensor, update: Tensor, state: dict[str, Tensor]) -> tuple[Any, ...]:
-    """All that a compiled function takes for granted of one parameter."""
-    return tuple((type(t), t.dtype, t.shape, t.stride(), t.requires_grad) for t in (param, update, *state.values()))
+def _apart(piece: Piece) -> list[Piece]:
+    """Where whole tensors are summed, each one by itself: its update is then used while it still is in the cache, and tensors of
+    equal shape share one function."""
+    call = piece.call
+    if not (isinstance(call.one_pass, Pass) and call.one_pass.has_sums and call.one_pass.ends_here):
+        return [piece]
+    return [Piece(part_of(call, [i]), [place], piece.finish) for i, place in enumerate(piece.places)]
+
+
+def _fusible(compiled: Sequence[tuple[int, Piece]]) -> list[list[tuple[int, Piece]]]:
+    """Pieces that one compiled function may serve: those of a device, but for those that sum over whole large tensors."""
+    together: dict[Any, list[tuple[int, Piece]]] = {}
+    for place, (number, piece) in enumerate(compiled):
+        call = piece.call
+        alone = isinstance(call.one_pass, Pass) and call.one_pass.has_sums and call.one_pass.ends_here
+        key = (call.params[0].device, isinstance(call.one_pass, Stacked), place if alone else None)
+        together.setdefault(key, []).append((number, piece))
+    return list(together.values())
+
+
+def _hand_in(done: dict[int, Any], piece: Piece, result: Done) -> None:
+    updates, sums = piece.finish(result)
+    for k, place in enumerate(piece.places if updates or sums else ()):
+        done[place] = (updates[k] if updates else None, sums[k] if sums else None)
+
+
+def _in_order(done: dict[int, Any]) -> Done:
+    """Updates and sums of a call's parameters, in their order."""
+    pairs = [done[place] for place in sorted(done)]
+    return [u for u, _ in pairs if u is not None], [s for _, s in pairs if s is not None]
+
+
+def _signature(call: Call) -> tuple[Any, ...]:
+    """All that a compiled function takes for granted: it looks at nothing itself."""
+    kept = call.notes.get("layout")
+    if kept is None:
+        states = [{key: t for key, t in state.items() if key != GRADIENT} for state in call.states]
+        tensors = [*call.params, *(t for state in states for t in state.values())]
+        known = (call.params[0].device, tuple(map(_layout, tensors)), tuple(states[0]), tuple(call.grids))
+        kept = call.notes["layout"] = _LAYOUTS.setdefault(known, len(_LAYOUTS))
+    fresh = [*call.updates, *(state[GRADIENT] for state in call.states if GRADIENT in state)]
+    sums = () if call.sums is None else tuple(len(own) for own in call.sums)
+    streams = None if call.keys is None else len(call.keys[0])
+    return call.one_pass, kept, tuple(map(_layout, fresh)), sums, streams
+
+
+def _layout(tensor: Tensor) -> tuple[Any, ...]:
+    return type(tensor), tensor.dtype, tensor.shape, tensor.stride(), tensor.requires_grad
+
+
+_LAYOUTS: dict[Any, int] = {}
+"""Layouts of parameters and states seen so far, numbered: a number is compared faster at each step."""
+
+
+def _arguments(call: Call) -> tuple[Any, ...]:
+    """What changes from step to step, as tensors, so that nothing recompiles."""
+    device = call.params[0].device
+    values = torch.tensor(call.values, dtype=torch.float64).to(device, non_blocking=True)
+    keys = None
+    if call.keys is not None:
+        keys = torch.tensor(call.keys, dtype=torch.int64).to(device, non_blocking=True)
+    return call.params, call.updates, call.states, values, keys, call.sums
 
 
 @functools.lru_cache(maxsize=SHARED_FUNCTIONS)
-def _compiled(signature: tuple[Any, ...]) -> Callable[..., Any]:
-    """The pass ``signature[0]``, compiled; shared by the optimizers of this process, so that a second training run compiles nothing.
-
-    A copied code object keeps its cache apart from every other pass's.
+def _compiled(signature: tuple[Any, ...], grids: tuple[tuple[Grid, ...], ...]) -> Callable[..., Any]:
+    """The passes of ``signature``, compiled; shared by the optimizers of this process, so that a second training run compiles
+    nothing. A copied code object keeps its cache apart from every other function's.
     """
-    one_pass = signature[0]
+    passes = [own[0] for own in signature[2:]]
 
-    def fused(params: Any, updates: Any, states: Any, values: Any, keys: Any, sums: Any, grids: Any) -> Any:
-        return one_pass(params, updates, states, values, keys, sums, grids)
+    def fused(calls: Any) -> Any:
+        return [one_pass(*arguments, grid) for one_pass, arguments, grid in zip(passes, calls, grids, strict=True)]
 
-    sums = any(t.sums is not None for t in one_pass.transforms)
     name = f"fused_{next(_numbers)}"
     own = types.FunctionType(fused.__code__.replace(co_name=name), fused.__globals__, name, None, fused.__closure__)
-    return torch.compile(own, fullgraph=True, dynamic=False, options=_WORK_OUT_TWICE if sums else None)
+    return torch.compile(own, fullgraph=True, dynamic=False, options=_UNGUARDED)
 
 
-_WORK_OUT_TWICE: dict[str, Any] = {"realize_reads_threshold": 1000, "realize_opcount_threshold": 1000}
-"""Inductor is to work an update out twice rather than store it between the sum over it and its use: storing means new
-memory at each step. Without sums the plain setting is faster."""
+_UNGUARDED: dict[str, Any] = {
+    "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,
+    "size_asserts": False,
+    "alignment_asserts": False,
+}
+"""The signature has said all that guards and assertions would check again at each step, for tens of microseconds a tensor."""
 
 _numbers = itertools.count()
 

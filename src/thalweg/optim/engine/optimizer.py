@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
 
-from thalweg.optim.engine.compiling import Compiler
+from thalweg.optim.engine.buckets import Bucket, plain
+from thalweg.optim.engine.compiling import Compiler, Program
 from thalweg.optim.engine.gradient_norm import gradient_norm
 from thalweg.optim.engine.matrices import Shape, map_stacks, matrix_shape
-from thalweg.optim.engine.passes import GRADIENT, BoundTransform, Grid, Pass, bind, random_keys, split
-from thalweg.optim.engine.sharding import Sharding, local, sharding_of
+from thalweg.optim.engine.passes import GRADIENT, BoundTransform, Call, Pass, bind, random_keys, split
+from thalweg.optim.engine.sharding import local, sharding_of
 from thalweg.optim.engine.transform import Chain, Transform
 
 Params = nn.Module | Iterable[Any]
@@ -61,18 +63,6 @@ class _Settings:
             raise ValueError(f"Invalid state_dtype: {self.state_dtype} (must be None or a floating-point dtype)")
 
 
-@dataclass
-class _Bucket:
-    """Parameters that one call of each pass serves: same group, dtype, device, step count and layout."""
-
-    params: list[Tensor]
-    grads: list[Tensor]
-    states: list[dict[str, Any]]
-    numbers: list[int]
-    step: int
-    sharding: Sharding | None
-
-
 class ChainedOptimizer(torch.optim.Optimizer):
     """A ``torch.optim.Optimizer`` whose update rule is a chain of transforms.
 
@@ -117,6 +107,7 @@ class ChainedOptimizer(torch.optim.Optimizer):
             raise TypeError(f"{type(self).__name__} got an unexpected option {sorted(unknown)[0]!r}")
         self._settings = _Settings(**options)
         self._compiler = Compiler(self._settings.compile)
+        self._kept: dict[Any, Bucket] = {}
         self._rule_defaults = {name: dict(values) for name, values in (rule_defaults or {}).items()}
         self._check_decay(weight_decay)
         first = next(iter(self.rules.values()))
@@ -184,18 +175,20 @@ class ChainedOptimizer(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One optimization step over all parameters that have a gradient; returns the closure's loss, if one is given."""
         loss = self._evaluate(closure)
-        self._check_layouts()
+        gradients = [[p.grad for p in group["params"]] for group in self.param_groups]
+        self._check_layouts(gradients)
         if self._settings.nonfinite != "propagate" and self._has_nonfinite():
             return loss
         self._compiler.elements = sum(p.numel() for group in self.param_groups for p in group["params"])
         if any(rule.needs_gradient_norm for rule in self.rules.values()):
             self._gradient_norm = gradient_norm([p for group in self.param_groups for p in group["params"]])
+        programs = []
         first = 0
-        for group in self.param_groups:
+        for index, (group, own) in enumerate(zip(self.param_groups, gradients, strict=True)):
             self._look_at_group(group)
-            for bucket in self._buckets(group, first):
-                self._step_bucket(group, bucket)
+            programs += [self._program(group, *bucket) for bucket in self._buckets(index, own, first)]
             first += len(group["params"])
+        self._compiler.run_programs(programs)
         return loss
 
     def _evaluate(self, closure: Callable[[], Any] | None) -> Any:
@@ -208,25 +201,38 @@ class ChainedOptimizer(torch.optim.Optimizer):
     def _look_at_group(self, group: dict[str, Any]) -> None:
         """For rules that must see a whole group's gradients before any of its parameters moves."""
 
-    def _check_layouts(self) -> None:
+    def _check_layouts(self, gradients: list[list[Tensor | None]]) -> None:
         """Raise before anything has changed."""
-        for group in self.param_groups:
-            for param in group["params"]:
-                if param.grad is not None and param.grad.layout is not torch.strided:
-                    raise RuntimeError(
-                        f"{type(self).__name__} does not support sparse gradients (make the embedding dense)"
-                    )
+        for gradient in itertools.chain.from_iterable(gradients):
+            if gradient is not None and gradient.layout is not torch.strided:
+                raise RuntimeError(
+                    f"{type(self).__name__} does not support sparse gradients (make the embedding dense)"
+                )
 
     def _counts_steps(self, chain: Chain) -> bool:
         """Whether the rule depends on the step count: by itself, or because rounding draws fresh numbers at each step."""
         return chain.needs_step or self._settings.stochastic_rounding
 
-    def _buckets(self, group: dict[str, Any], first: int) -> list[_Bucket]:
+    def _buckets(
+        self, index: int, gradients: list[Tensor | None], first: int
+    ) -> Iterator[tuple[Bucket, list[Tensor], int]]:
+        """The buckets of a parameter group, with their gradients and step counts."""
+        group = self.param_groups[index]
         chain = self.rule_of(group)
         counts = self._counts_steps(chain)
-        buckets: dict[Any, _Bucket] = {}
-        for number, param in enumerate(group["params"], first):
-            if param.grad is None:
+        kept = self._kept.get((index, chain))
+        if kept is not None and all(g is not None for g in gradients) and kept.fits(group["params"], self.state):
+            steps = {state["step"] for state in kept.states} if counts else {0}
+            if len(steps) == 1:
+                step = int(steps.pop()) + counts
+                for state in kept.states if counts else ():
+                    state["step"] = step
+                yield kept, gradients, step  # type: ignore[misc]
+                return
+        names = [key for own in chain.state_names for key in own]
+        members: dict[Any, list[int]] = {}
+        for place, (param, gradient) in enumerate(zip(group["params"], gradients, strict=True)):
+            if gradient is None:
                 continue
             state = self.state[param]
             if not state:
@@ -234,16 +240,13 @@ class ChainedOptimizer(torch.optim.Optimizer):
             step = 0
             if counts:
                 step = state["step"] = int(state["step"]) + 1
-            sharding = sharding_of(param)
-            key = (param.dtype, param.device, step, sharding)
-            bucket = buckets.get(key)
-            if bucket is None:
-                bucket = buckets[key] = _Bucket([], [], [], [], step, sharding)
-            bucket.params.append(param)
-            bucket.grads.append(param.grad)
-            bucket.states.append(state)
-            bucket.numbers.append(number)
-        return list(buckets.values())
+            members.setdefault((param.dtype, param.device, sharding_of(param), step), []).append(place)
+        for (*_, step), places in members.items():
+            params = [group["params"][place] for place in places]
+            bucket = Bucket(params, [self.state[p] for p in params], names, [first + place for place in places])
+            if len(places) == len(gradients):
+                self._kept[index, chain] = bucket
+            yield bucket, [gradients[place] for place in places], step  # type: ignore[misc]
 
     def _init_state(self, param: Tensor, state: dict[str, Any], chain: Chain) -> None:
         dtype = self._settings.state_dtype
@@ -255,23 +258,23 @@ class ChainedOptimizer(torch.optim.Optimizer):
             for key in keys:
                 state[key] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
 
-    def _step_bucket(self, group: dict[str, Any], bucket: _Bucket) -> None:
+    def _program(self, group: dict[str, Any], bucket: Bucket, gradients: list[Tensor], step: int) -> Program:
+        """The step for one bucket, pass by pass: yields calls, takes what they hand on, and does what lies in between."""
         chain = self.rule_of(group)
-        bound, values = bind(chain, group, bucket.step, self._gradient_norm)
+        bound, values = bind(chain, group, step, self._gradient_norm)
         program = split(bound, self._last_pass(group, chain), bucket.sharding is not None)
-        keys = random_keys(bound, bucket.step, bucket.numbers, self._settings.stochastic_rounding)
-        params = [_plain(local(p)) for p in bucket.params]
-        updates = [_plain(local(g)) for g in bucket.grads]
-        names = [key for own in chain.state_names for key in own]
-        states = [{key: _plain(local(state[key])) for key in names} for state in bucket.states]
+        keys = random_keys(bound, step, bucket.numbers, self._settings.stochastic_rounding)
+        params, states, grids = bucket.locals, bucket.local_states, bucket.grids
+        updates = [plain(local(g)) for g in gradients]
         if chain.needs_gradient:
             states = [{**state, GRADIENT: gradient} for state, gradient in zip(states, updates, strict=True)]
-        grids = [_grid(p, q, bucket.sharding) for p, q in zip(bucket.params, params, strict=True)]
         sums: Any = None
         for place, part in enumerate(program):
             if isinstance(part, Pass):
                 one_pass = _for_matrix(part, program[place + 1], params) if part.leave == "matrix" else part
-                updates, sums = self._compiler.run(one_pass, params, updates, states, values, keys, sums, grids)
+                updates, sums = yield Call(
+                    one_pass, params, updates, states, values, keys, sums or None, grids, bucket.notes
+                )
                 if sums:
                     assert bucket.sharding is not None
                     sums = bucket.sharding.add_up(sums, grids)
@@ -290,7 +293,7 @@ class ChainedOptimizer(torch.optim.Optimizer):
         )
 
     def _map_matrices(
-        self, transform: BoundTransform, group: dict[str, Any], bucket: _Bucket, updates: list[Tensor]
+        self, transform: BoundTransform, group: dict[str, Any], bucket: Bucket, updates: list[Tensor]
     ) -> list[Tensor]:
         keywords = dict(transform.static)
         batched, vectors = bool(group.get("batched", False)), transform.type.vectors
@@ -352,6 +355,7 @@ class ChainedOptimizer(torch.optim.Optimizer):
         super().__setstate__(state)
         if "_compiler" not in self.__dict__:
             self._compiler = Compiler(self._settings.compile)
+            self._kept = {}
         for group in self.param_groups:  # a checkpoint may be older than a hyper-parameter
             for key, value in self.rule_of(group).hypers.items():
                 group.setdefault(key, value)
@@ -412,20 +416,6 @@ def _for_matrix(part: Pass, transform: Pass | BoundTransform, params: Sequence[T
         return part
     wanted = transform.type.input_dtype(params[0].device, params[0].dtype, **dict(transform.static))
     return replace(part, leave_dtype=wanted)
-
-
-def _grid(param: Tensor, mine: Tensor, sharding: Sharding | None) -> Grid:
-    if sharding is not None:
-        shard, offsets, whole = sharding.grid(param.shape)
-        return ((*shard, 2), (*offsets, 0), (*whole, 2)) if param.is_complex() else (shard, offsets, whole)
-    shape = tuple(mine.shape)
-    return shape, (0,) * len(shape), shape
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    """A view that a pass can take: complex as pairs of reals; a scalar as a vector, or 64-bit hyper-parameters would widen it."""
-    tensor = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
-    return tensor.view(1) if tensor.ndim == 0 else tensor
 
 
 def _all_finite(tensor: Tensor) -> Tensor:

@@ -6,9 +6,10 @@ between: then it becomes several, and the engine does what is needed in between.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +25,9 @@ GRADIENT = "gradient"
 
 Grid = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """Where a local tensor lies in its whole: local shape, offsets, shape of the whole."""
+
+Done = tuple[list[Tensor], list[tuple[Tensor, ...]]]
+"""What a pass hands on: updates and sums, both empty if it writes the parameters."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +76,24 @@ class Pass:
     leave_dtype: torch.dtype | None = None
 
     @property
+    def draws(self) -> bool:
+        """Whether random numbers are drawn."""
+        return self.stochastic_rounding or any(t.stream for t in self.transforms)
+
+    @property
+    def has_sums(self) -> bool:
+        """Whether sums over whole tensors are taken or used."""
+        return any(t.sums is not None for t in self.transforms)
+
+    @property
     def sees_each_number_alone(self) -> bool:
         """Whether tensors may be joined or cut anywhere without changing the result."""
-        plain = all(t.sums is None and "normal" not in t.type.needs for t in self.transforms)
-        return plain and not self.stochastic_rounding and self.leave != "sums"
+        return not (self.draws or self.has_sums or any("rows" in t.type.needs for t in self.transforms))
+
+    @property
+    def ends_here(self) -> bool:
+        """Whether the pass takes nothing from a pass before it on other processes, and hands nothing on."""
+        return self.leave == "apply" and self.enter != "sums"
 
     def __call__(
         self,
@@ -86,64 +104,145 @@ class Pass:
         keys: Any,
         sums: Sequence[Sequence[Tensor]] | None,
         grids: Sequence[Grid],
-    ) -> tuple[list[Tensor], list[tuple[Tensor, ...]]]:
+    ) -> Done:
+        """Change parameters and states in place; return the updates and the sums to hand on, if it leaves any."""
         out: list[Tensor] = []
         out_sums: list[tuple[Tensor, ...]] = []
         for i, param in enumerate(params):
-            x = param.to(_compute_dtype(param.dtype))
-            u = updates[i].to(x.dtype)
-            if self.maximize and self.enter == "gradient":
-                u = -u
-            for k, bound in enumerate(self.transforms):
-                waiting = self.leave == "sums" and k == len(self.transforms) - 1
-                if waiting:
-                    out_sums.append(self._sums(bound, u, x, states[i]))
-                    break
-                given = None
-                if bound.sums is not None:
-                    arrived = self.enter == "sums" and k == 0
-                    given = sums[i] if arrived and sums is not None else self._sums(bound, u, x, states[i])
-                u = _update(bound, u, x, states[i], given, values, keys, i, grids[i])
-            if self.leave == "apply":
-                self._apply(param, x, u, values, keys, i, grids[i])
-            else:
-                out.append(u if self.leave_dtype is None else u.to(self.leave_dtype))
+            numbers = _Numbers(values, None if keys is None else keys[i], None if sums is None else sums[i], grids[i])
+            new = self.one(param, updates[i], states[i], numbers)
+            for key, value in new.state.items():
+                states[i][key].copy_(value)
+            if new.param is not None:
+                param.copy_(new.param)
+            if new.update is not None:
+                out.append(new.update)
+            if new.sums is not None:
+                out_sums.append(new.sums)
         return out, out_sums
 
-    def _sums(self, bound: BoundTransform, u: Tensor, x: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    def one(self, param: Tensor, update: Tensor, state: Mapping[str, Tensor], numbers: _Numbers) -> _New:
+        """The pass for one parameter, as a function: nothing is changed in place."""
+        x = param.to(_compute_dtype(param.dtype))
+        u = update.to(x.dtype)
+        if self.maximize and self.enter == "gradient":
+            u = -u
+        new: dict[str, Tensor] = {}
+        for k, bound in enumerate(self.transforms):
+            if self.leave == "sums" and k == len(self.transforms) - 1:
+                return _New(None, u, new, self._sums(bound, u, x, state))
+            given = None
+            if bound.sums is not None:
+                arrived = self.enter == "sums" and k == 0
+                given = numbers.sums if arrived else self._sums(bound, u, x, state)
+            u, changed = _update(bound, u, x, state, given, numbers)
+            new |= changed
+        if self.leave == "apply":
+            return _New(self._apply(x, u, param.dtype, numbers), None, new, None)
+        return _New(None, u if self.leave_dtype is None else u.to(self.leave_dtype), new, None)
+
+    def _sums(self, bound: BoundTransform, u: Tensor, x: Tensor, state: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         assert bound.sums is not None
         if not bound.type.sums_of_gradient:
             return bound.sums(u, x)
         gradient = state[GRADIENT].to(x.dtype)
         return bound.sums(u, x, -gradient if self.maximize else gradient)
 
-    def _apply(self, param: Tensor, x: Tensor, u: Tensor, values: Any, keys: Any, i: int, grid: Grid) -> None:
-        lr = values[LR]
-        keep = 1 - lr * values[WEIGHT_DECAY]
+    def _apply(self, x: Tensor, u: Tensor, dtype: torch.dtype, numbers: _Numbers) -> Tensor:
+        lr = numbers.values[LR]
+        keep = 1 - lr * numbers.values[WEIGHT_DECAY]
         if self.decay == "before":
             x = x * keep
         x = x - lr * u
         if self.decay == "after":
             x = x * keep
-        if self.stochastic_rounding and param.dtype is torch.bfloat16:
-            x = round_stochastically(x, param.dtype, random_bits(_positions(grid, x.device), keys[i][0]))
-        param.copy_(x)
+        if self.stochastic_rounding and dtype is torch.bfloat16:
+            x = round_stochastically(x, dtype, random_bits(_positions(numbers.grid, x.device), numbers.keys[0]))
+        return x
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """A pass over stacks: the first dimension of every tensor counts parameters of one shape."""
+
+    inner: Pass
+
+    def __call__(
+        self,
+        params: Sequence[Tensor],
+        updates: Sequence[Tensor],
+        states: Sequence[dict[str, Tensor]],
+        values: Any,
+        keys: Any,
+        sums: Any,
+        grids: Sequence[Grid],
+    ) -> Done:
+        """As the pass's."""
+        for param, update, state, grid in zip(params, updates, states, grids, strict=True):
+            one = functools.partial(self._one, _Numbers(values, None, None, grid))
+            new_param, new_state = torch.vmap(one)(param, update, state)
+            if new_param is not None:
+                param.copy_(new_param)
+            for key, value in new_state.items():
+                state[key].copy_(value)
+        return [], []
+
+    def _one(
+        self, numbers: _Numbers, param: Tensor, update: Tensor, state: dict[str, Tensor]
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        new = self.inner.one(param, update, state, numbers)
+        return new.param, new.state
+
+
+@dataclass
+class Call:
+    """One run of a pass: what it works on, in the order of its arguments.
+
+    ``notes`` are what was found out about ``params`` and ``states`` in earlier steps, in which they were the same.
+    """
+
+    one_pass: Pass | Stacked
+    params: Sequence[Tensor]
+    updates: Sequence[Tensor]
+    states: Sequence[dict[str, Tensor]]
+    values: Sequence[float]
+    keys: Sequence[tuple[int, ...]] | None
+    sums: Sequence[Sequence[Tensor]] | None
+    grids: Sequence[Grid]
+    notes: dict[Any, Any] = field(default_factory=dict)
+
+    def run(self) -> Done:
+        """Run the pass eagerly."""
+        return self.one_pass(self.params, self.updates, self.states, self.values, self.keys, self.sums, self.grids)
+
+
+class _Numbers(NamedTuple):
+    """What a pass knows of one parameter beside its tensors."""
+
+    values: Any
+    keys: Any
+    sums: Any
+    grid: Grid
+
+
+class _New(NamedTuple):
+    """What a pass makes of one parameter: None for what it doesn't."""
+
+    param: Tensor | None
+    update: Tensor | None
+    state: dict[str, Tensor]
+    sums: tuple[Tensor, ...] | None
 
 
 def _update(
-    bound: BoundTransform,
-    u: Tensor,
-    x: Tensor,
-    state: dict[str, Tensor],
-    sums: Any,
-    values: Any,
-    keys: Any,
-    i: int,
-    grid: Grid,
-) -> Tensor:
-    keywords = bound.keywords(values)
+    bound: BoundTransform, u: Tensor, x: Tensor, state: Mapping[str, Tensor], sums: Any, numbers: _Numbers
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The next update, and the state that changed."""
+    keywords = bound.keywords(numbers.values)
+    grid = numbers.grid
     if "normal" in bound.type.needs:
-        keywords["normal"] = lambda: standard_normal(_positions(grid, x.device), keys[i][bound.stream]).to(x.dtype)
+        key = numbers.keys[bound.stream]
+        keywords["normal"] = lambda: standard_normal(_positions(grid, x.device), key).to(x.dtype)
     if "rows" in bound.type.needs:
         first = grid[1][0]
         keywords["rows"] = slice(first, first + grid[0][0])
@@ -151,10 +250,8 @@ def _update(
     new = dict(old)
     arguments = (u, x, new) if bound.type.sums is None else (u, x, new, sums)
     u = bound.type.update(*arguments, **keywords)
-    for name, key in zip(bound.type.state, bound.state_keys, strict=True):
-        if new[name] is not old[name]:
-            state[key].copy_(new[name])
-    return u
+    names = zip(bound.type.state, bound.state_keys, strict=True)
+    return u, {key: new[name] for name, key in names if new[name] is not old[name]}
 
 
 def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -232,11 +329,14 @@ def split(bound: Sequence[BoundTransform], apply: Pass, sharded: bool) -> list[P
 
 def random_keys(
     bound: Sequence[BoundTransform], step: int, numbers: Sequence[int], rounding: bool
-) -> list[tuple[int, ...]]:
-    """For every parameter, by its number, one key for rounding and one for each transform that draws: independent streams."""
+) -> list[tuple[int, ...]] | None:
+    """For every parameter, by its number, one key for rounding and one for each transform that draws: independent streams.
+
+    ``None`` if nothing is drawn.
+    """
     seeds = [int(dict(b.static).get("seed", 0)) for b in bound if b.stream]
     if not seeds and not rounding:
-        return [(0,)] * len(numbers)
+        return None
     streams = list(enumerate([seeds[0] if seeds else 0, *seeds]))
     return [tuple(stream_key(seed, step, number, place) for place, seed in streams) for number in numbers]
 

@@ -106,8 +106,14 @@ def _among_all_rows(sums: Tensor, grid: Grid) -> Tensor:
     return table
 
 
+_ORDINARY = (Tensor, torch.nn.Parameter)
+"""Types that need no closer look, which would take a microsecond each at every step."""
+
+
 def sharding_of(param: Tensor) -> Sharding | None:
     """The layout of a DTensor that is split over processes; ``None`` for everything that is whole on each process."""
+    if type(param) in _ORDINARY:
+        return None
     placements = getattr(param, "placements", None)
     if placements is None or all(p.is_replicate() for p in placements):
         return None
@@ -116,7 +122,9 @@ def sharding_of(param: Tensor) -> Sharding | None:
 
 def local(tensor: Tensor) -> Tensor:
     """The part of ``tensor`` that lies on this process; plain tensors are all here."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    if type(tensor) in _ORDINARY or not hasattr(tensor, "to_local"):
+        return tensor
+    return tensor.to_local()
 
 
 def _map_on_owners(

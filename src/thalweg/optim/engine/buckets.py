@@ -1,0 +1,79 @@
+"""Parameters that one call of each pass serves, and what a pass sees of them.
+
+Working this out takes longer than a small pass itself, and as a rule nothing of it changes from step to step. So a bucket is kept
+for as long as it fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thalweg.optim.engine.passes import Grid
+from thalweg.optim.engine.sharding import Sharding, local, sharding_of
+
+
+class Bucket:
+    """Parameters of one group with the same dtype, device, layout and step count.
+
+    Args:
+        params: the parameters.
+        states: their entries in the optimizer's state.
+        names: keys of the tensors in these.
+        numbers: the parameters' numbers in the optimizer.
+
+    Attributes:
+        sharding: how the parameters lie on several processes; None if they don't.
+        locals, local_states, grids: what passes work on, and where it lies in the whole.
+        notes: what callers found out about the above, good for as long as the bucket is kept.
+    """
+
+    def __init__(
+        self, params: list[Tensor], states: list[dict[str, Any]], names: Sequence[str], numbers: list[int]
+    ) -> None:
+        self.params, self.states, self.numbers = params, states, numbers
+        self.sharding = sharding_of(params[0])
+        self.locals = [plain(local(p)) for p in params]
+        self.local_states = [{key: plain(local(state[key])) for key in names} for state in states]
+        self.grids = [_grid(p, q, self.sharding) for p, q in zip(params, self.locals, strict=True)]
+        self.notes: dict[Any, Any] = {}
+        self._tensors = [[state[key] for key in names] for state in states]
+        self._names = names
+        self._marks = [_mark(p) for p in params]
+        self._plain = self.sharding is None and all(p is q for p, q in zip(params, self.locals, strict=True))
+
+    def fits(self, params: Sequence[Tensor], states: Mapping[Tensor, dict[str, Any]]) -> bool:
+        """Whether the bucket serves just these parameters, and neither they nor their state were replaced."""
+        if not self._plain or len(params) != len(self.params):
+            return False
+        for param, mine, mark, state, tensors in zip(
+            params, self.params, self._marks, self.states, self._tensors, strict=True
+        ):
+            if param is not mine or states.get(param) is not state or _mark(param) != mark:
+                return False
+            for key, tensor in zip(self._names, tensors, strict=True):
+                if state[key] is not tensor:
+                    return False
+        return True
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """A view that a pass can take: complex as pairs of reals; a scalar as a vector, or 64-bit hyper-parameters would widen it."""
+    tensor = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+    return tensor.view(1) if tensor.ndim == 0 else tensor
+
+
+def _mark(param: Tensor) -> tuple[Any, ...]:
+    """What changes when something else is put in the parameter's place (``param.data = ...``)."""
+    return param.data_ptr(), param.dtype, param.shape, param.stride()
+
+
+def _grid(param: Tensor, mine: Tensor, sharding: Sharding | None) -> Grid:
+    if sharding is not None:
+        shard, offsets, whole = sharding.grid(param.shape)
+        return ((*shard, 2), (*offsets, 0), (*whole, 2)) if param.is_complex() else (shard, offsets, whole)
+    shape = tuple(mine.shape)
+    return shape, (0,) * len(shape), shape
