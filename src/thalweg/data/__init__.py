@@ -1,7 +1,10 @@
 """What a model is trained on, and how often: samplers for torch's DataLoader, weights, scores of examples."""
 
+from thalweg.data.adadagrad import BatchSizeController
 from thalweg.data.batch_regime import adapt_regime, sqrt_lr_scale
 from thalweg.data.el2n import el2n
+from thalweg.data.gradient_noise_tests import GradientMoments, GradientNoise
+from thalweg.data.growing_batches import GrowingBatchSampler
 from thalweg.data.prune import prune_by_score
 from thalweg.data.scores import EnsembleScores, el2n_scores, ensemble_scores, grand_scores
 from thalweg.data.temperature import (
@@ -13,8 +16,12 @@ from thalweg.data.temperature import (
 )
 
 __all__ = [
+    "BatchSizeController",
     "CooldownSchedule",
     "EnsembleScores",
+    "GradientMoments",
+    "GradientNoise",
+    "GrowingBatchSampler",
     "TemperatureSampler",
     "adapt_regime",
     "el2n",
