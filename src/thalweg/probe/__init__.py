@@ -1,5 +1,6 @@
 """Measures of a model. They change nothing: not its parameters, gradients or buffers, nor its training mode."""
 
+from thalweg.probe.attention_step import AttentionStep, read_off_preconditioner
 from thalweg.probe.gauss_newton import gauss_newton_eigenvalues
 from thalweg.probe.hessian_spectrum import (
     count_outliers,
@@ -12,6 +13,7 @@ from thalweg.probe.lion_k import constraint_violation, kkt_residual, lyapunov
 from thalweg.probe.mode_strengths import mode_strengths
 
 __all__ = [
+    "AttentionStep",
     "constraint_violation",
     "count_outliers",
     "full_hessian",
@@ -21,5 +23,6 @@ __all__ = [
     "kkt_residual",
     "lyapunov",
     "mode_strengths",
+    "read_off_preconditioner",
     "spectral_density",
 ]
