@@ -39,6 +39,8 @@ def optimizer_for(name: str, model: nn.Module) -> torch.optim.Optimizer:
     settings = {"weight_decay": 0.1} if name != "lars" else {}
     if name == "muon":
         settings["ns_dtype"] = torch.float64  # rounding of bfloat16 would hide what is compared
+    if name == "lion_k":
+        settings |= {"kernel": "topk", "k": 3}  # whole tensors, vectors among them
     if name == "adamp":
         settings["delta"] = 2.0  # so that each view passes now and then
     return create(name, model, lr=1e-2 if name != "lion" else 1e-3, **settings)
