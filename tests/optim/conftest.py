@@ -32,6 +32,7 @@ from thalweg.optim import (
     lion_direction,
     momentum,
     orthogonalize,
+    rolling_median,
     trust_ratio,
 )
 
@@ -105,6 +106,7 @@ RULES: dict[str, Rule] = {
     "muon": Rule(named(Muon, lr=0.02, weight_decay=0.1, rest_lr=0.05), 1, whole_tensor=True),
     "noisy_lion": Rule(chained(gradient_noise(eta=1e-4) >> lion_direction(), lr=0.02, weight_decay=0.1), 1),
     "noisy_muon": Rule(named(Muon, lr=0.02, before=gradient_noise(eta=1e-4)), 1, whole_tensor=True),
+    "rolling_median": Rule(chained(rolling_median() >> momentum(), lr=0.05, weight_decay=0.1), 3),
     "coupled_sgd": Rule(chained(add_decayed_weights(weight_decay=0.1) >> momentum(), lr=0.05), 1, decoupled=False),
     "chained_matrix": Rule(chained(ORTHOGONAL, lr=0.05), 1, matrices_only=True, whole_tensor=True),
 }

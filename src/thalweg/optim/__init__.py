@@ -8,6 +8,7 @@ from thalweg.optim.adagrad import Adagrad, adagrad_direction
 from thalweg.optim.adagrad_norm import AdagradNorm
 from thalweg.optim.adamp import AdamP
 from thalweg.optim.adamw import AdamW, adam_direction
+from thalweg.optim.coherent_gradients import MicroBatchGradients, median_of_three, rolling_median, winsorized_mean
 from thalweg.optim.diffgrad import DiffGrad, diffgrad_direction
 from thalweg.optim.engine import (
     Chain,
@@ -53,6 +54,7 @@ __all__ = [
     "Lars",
     "Lion",
     "LionK",
+    "MicroBatchGradients",
     "Muon",
     "SophiaG",
     "SophiaH",
@@ -79,6 +81,7 @@ __all__ = [
     "list_optimizers",
     "matrix",
     "matrix_kernel_gradient",
+    "median_of_three",
     "momentum",
     "momentum_projection",
     "muon_groups",
@@ -89,8 +92,10 @@ __all__ = [
     "project_radial",
     "radial_projection",
     "radial_projections",
+    "rolling_median",
     "sophia_direction",
     "tensor_kernel_gradient",
     "trust_ratio",
     "trust_ratios",
+    "winsorized_mean",
 ]

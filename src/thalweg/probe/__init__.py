@@ -10,14 +10,18 @@ from thalweg.probe.hessian_spectrum import (
 )
 from thalweg.probe.jacobian_spectrum import jacobian_singular_values
 from thalweg.probe.lion_k import constraint_violation, kkt_residual, lyapunov
+from thalweg.probe.m_coherence import Coherence, GradientCoherence, gradient_coherence
 from thalweg.probe.mode_strengths import mode_strengths
 
 __all__ = [
     "AttentionStep",
+    "Coherence",
+    "GradientCoherence",
     "constraint_violation",
     "count_outliers",
     "full_hessian",
     "gauss_newton_eigenvalues",
+    "gradient_coherence",
     "hessian_eigenvalues",
     "jacobian_singular_values",
     "kkt_residual",
