@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from functools import cache
 from pathlib import Path
@@ -55,7 +55,7 @@ def lookup(slug: str) -> Paper:
     return known[slug]
 
 
-def unknown_slug(slug: str, known: Mapping[str, Any], kind: str = "paper") -> str:
+def unknown_slug(slug: str, known: Iterable[str], kind: str = "paper") -> str:
     """One line for an unknown slug: the nearest one, without the whole list, which would fill the screen."""
     text = unknown(kind, slug, known)
     return f"{text.partition(' (choose from')[0]} (thalweg list shows all; thalweg search finds by meaning)"

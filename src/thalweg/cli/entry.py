@@ -46,11 +46,12 @@ def _code(error: Exception) -> int:
     """2: what was asked for can't be done; 3: the storage failed; 1: anything else."""
     if any(kind.__name__ == "StorageError" for kind in type(error).__mro__):
         return 3
-    return 2 if isinstance(error, ValueError | ImportError) or _is_race_error(error) else 1
+    return 2 if isinstance(error, ValueError | ImportError) or _is_expected(error) else 1
 
 
-def _is_race_error(error: Exception) -> bool:
-    return any(kind.__name__ == "RaceError" for kind in type(error).__mro__)
+def _is_expected(error: Exception) -> bool:
+    """By name, since importing the class would take longer than most mistakes are worth."""
+    return any(kind.__name__ in ("RaceError", "ClaimError") for kind in type(error).__mro__)
 
 
 def _redacted(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from thalweg.cli.app import DebugOption, JsonOption, app
+from thalweg.cli.app import RACES, DebugOption, JsonOption, app
 from thalweg.cli.output import console, fail, interrupt, print_json, reserved_stdout, show
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ TaskOption = Annotated[
 ]
 
 
-@app.command("race")
+@app.command("race", rich_help_panel=RACES)
 def race_command(
     recipes: RecipeArgument = None,
     more: RecipeOption = None,
@@ -198,7 +198,7 @@ def race_command(
     _show(result, json_)
 
 
-@app.command("report")
+@app.command("report", rich_help_panel=RACES)
 def report_command(
     place: Annotated[str, typer.Argument(help="A race's folder, its SQLite file, or a database URL.")],
     name: Annotated[str | None, typer.Option(help="Which race, where there are several.")] = None,
@@ -217,7 +217,7 @@ def report_command(
     _show(report_of(place, name, out), json_)
 
 
-@app.command("tasks")
+@app.command("tasks", rich_help_panel=RACES)
 def tasks_command(json_: JsonOption = False, debug: DebugOption = False) -> None:
     """List the built-in tasks."""
     from thalweg.race.listing import task_rows, task_table
@@ -226,7 +226,7 @@ def tasks_command(json_: JsonOption = False, debug: DebugOption = False) -> None
     print_json(rows) if json_ else show(task_table(rows))
 
 
-@app.command("methods")
+@app.command("methods", rich_help_panel=RACES)
 def methods_command(
     name: Annotated[str | None, typer.Argument(help="One method, with all its settings.")] = None,
     seam: Annotated[str | None, typer.Option(help="Only methods that act there: optim, init, nn or data.")] = None,
