@@ -21,14 +21,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.optim.engine.joining import Piece, part_of, pieces
-from thalweg.optim.engine.passes import GRADIENT, Call, Done, Grid, Pass, Stacked
+from thalweg.optim.engine.joining import Piece, pieces
+from thalweg.optim.engine.passes import GRADIENT, Call, Done, Grid
 
 COMPILE_FROM = 4_000_000
 """Parameters of an optimizer from which compiling pays by itself (``compile=None``)."""
 
 SMALL_PASS = 10_000
 """Elements below which a pass of a large optimizer stays eager all the same."""
+
+MAX_LAYOUTS = 4096
+"""Layouts of parameters that are numbered."""
 
 MAX_FUNCTIONS = 32
 """Compiled functions kept for each optimizer. Lists of tensors that keep changing (unused experts) then run eagerly."""
@@ -75,15 +78,15 @@ class Compiler:
     def run(self, calls: Sequence[Call]) -> list[Done]:
         """Run all calls in the way that is fastest here: small tensors together, and all that is compiled in one function."""
         done: list[dict[int, Any]] = [{} for _ in calls]
-        compiled: list[tuple[int, Piece]] = []
+        compiled: dict[torch.device, list[tuple[int, Piece]]] = {}
         for number, call in enumerate(calls):
             compile_it = self.wants(call)
             for piece in pieces(call):
                 if compile_it:
-                    compiled += [(number, part) for part in _apart(piece)]
+                    compiled.setdefault(call.params[0].device, []).append((number, piece))
                 else:
                     _hand_in(done[number], piece, piece.call.run())
-        for together in _fusible(compiled):
+        for together in compiled.values():
             results = self._run_compiled([piece.call for _, piece in together])
             for (number, piece), result in zip(together, results, strict=True):
                 _hand_in(done[number], piece, result)
@@ -97,26 +100,6 @@ class Compiler:
                 return [call.run() for call in calls]
             function = self._functions[signature] = _compiled(signature, tuple(tuple(call.grids) for call in calls))
         return function([_arguments(call) for call in calls])
-
-
-def _apart(piece: Piece) -> list[Piece]:
-    """Where whole tensors are summed, each one by itself: its update is then used while it still is in the cache, and tensors of
-    equal shape share one function."""
-    call = piece.call
-    if not (isinstance(call.one_pass, Pass) and call.one_pass.has_sums and call.one_pass.ends_here):
-        return [piece]
-    return [Piece(part_of(call, [i]), [place], piece.finish) for i, place in enumerate(piece.places)]
-
-
-def _fusible(compiled: Sequence[tuple[int, Piece]]) -> list[list[tuple[int, Piece]]]:
-    """Pieces that one compiled function may serve: those of a device, but for those that sum over whole large tensors."""
-    together: dict[Any, list[tuple[int, Piece]]] = {}
-    for place, (number, piece) in enumerate(compiled):
-        call = piece.call
-        alone = isinstance(call.one_pass, Pass) and call.one_pass.has_sums and call.one_pass.ends_here
-        key = (call.params[0].device, isinstance(call.one_pass, Stacked), place if alone else None)
-        together.setdefault(key, []).append((number, piece))
-    return list(together.values())
 
 
 def _hand_in(done: dict[int, Any], piece: Piece, result: Done) -> None:
@@ -138,7 +121,8 @@ def _signature(call: Call) -> tuple[Any, ...]:
         states = [{key: t for key, t in state.items() if key != GRADIENT} for state in call.states]
         tensors = [*call.params, *(t for state in states for t in state.values())]
         known = (call.params[0].device, tuple(map(_layout, tensors)), tuple(states[0]), tuple(call.grids))
-        kept = call.notes["layout"] = _LAYOUTS.setdefault(known, len(_LAYOUTS))
+        number = _LAYOUTS.setdefault(known, len(_LAYOUTS)) if len(_LAYOUTS) < MAX_LAYOUTS else known
+        kept = call.notes["layout"] = number
     fresh = [*call.updates, *(state[GRADIENT] for state in call.states if GRADIENT in state)]
     sums = () if call.sums is None else tuple(len(own) for own in call.sums)
     streams = None if call.keys is None else len(call.keys[0])
@@ -175,7 +159,8 @@ def _compiled(signature: tuple[Any, ...], grids: tuple[tuple[Grid, ...], ...]) -
 
     name = f"fused_{next(_numbers)}"
     own = types.FunctionType(fused.__code__.replace(co_name=name), fused.__globals__, name, None, fused.__closure__)
-    return torch.compile(own, fullgraph=True, dynamic=False, options=_UNGUARDED)
+    options = _UNGUARDED | (_WORK_OUT_TWICE if any(one_pass.has_sums for one_pass in passes) else {})
+    return torch.compile(own, fullgraph=True, dynamic=False, options=options)
 
 
 _UNGUARDED: dict[str, Any] = {
@@ -184,6 +169,10 @@ _UNGUARDED: dict[str, Any] = {
     "alignment_asserts": False,
 }
 """The signature has said all that guards and assertions would check again at each step, for tens of microseconds a tensor."""
+
+_WORK_OUT_TWICE: dict[str, Any] = {"realize_reads_threshold": 1000, "realize_opcount_threshold": 1000}
+"""Inductor is to work an update out twice rather than store it between the sum over it and its use: storing means new
+memory at each step. Without sums the plain setting is faster."""
 
 _numbers = itertools.count()
 

@@ -167,6 +167,11 @@ class Stacked:
 
     inner: Pass
 
+    @property
+    def has_sums(self) -> bool:
+        """As the pass's."""
+        return self.inner.has_sums
+
     def __call__(
         self,
         params: Sequence[Tensor],
