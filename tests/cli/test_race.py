@@ -1,56 +1,20 @@
-"""The command line, run as users run it."""
+"""Races on the command line, run as users run it."""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 import thalweg
-from thalweg import cli
 
 pytestmark = pytest.mark.timeout(900)
 HEAD = "import torch\nfrom torch import nn\nfrom thalweg.tasks import Task\nX = torch.randn(100, 3)\ny = X.sum(1, keepdim=True)\n"
 GOOD = "Task('mine', lambda: nn.Linear(3, 1), (X[:80], y[:80]), (X[80:], y[80:]), nn.functional.mse_loss, batch_size=8, steps=6)"
-
-Run = Callable[..., "Done"]
-
-
-@dataclass
-class Done:
-    """What a command printed and how it ended."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Run]:
-    """Runs ``thalweg`` in an empty folder, in this process: starting one for every mistake would take minutes."""
-
-    def call(*words: str, **more: str) -> Done:
-        capfd.readouterr()
-        with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
-            patch.chdir(tmp_path)
-            patch.setattr(sys, "argv", ["thalweg", *words])
-            for key, value in more.items():
-                patch.setenv(key, value)
-            cli.main()
-        code = end.value.code
-        said = capfd.readouterr()
-        return Done(code if isinstance(code, int) else 0, said.out, said.err)
-
-    before = signal.getsignal(signal.SIGTERM)
-    yield call
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture
