@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from thalweg.claims.engine.contract import Curve, Measurement, Panel, Result, Role, Verdict
-from thalweg.report.claim_figure import charts, draw, inline, thumbnail
+from thalweg.report.claim_figure import charts, draw, thumbnail
 from thalweg.report.claim_series import band_words, series_of
 from thalweg.report.palette import SERIES
 

@@ -3,7 +3,7 @@
 One file a family of commands; importing it adds its commands, in the order in which ``--help`` lists them.
 """
 
-from thalweg.cli import race, reading, check  # noqa: F401, I001
+from thalweg.cli import race, reading, check, site  # noqa: F401, I001
 from thalweg.cli.app import app
 from thalweg.cli.entry import main
 

@@ -141,7 +141,9 @@ def _name(line: Series) -> str:
 
 
 def _describe(panel: Panel, lines: Sequence[Series]) -> str:
-    axes = {"": "", "x": ", x axis logarithmic", "y": ", y axis logarithmic", "xy": ", both axes logarithmic"}[panel.log]
+    axes = {"": "", "x": ", x axis logarithmic", "y": ", y axis logarithmic", "xy": ", both axes logarithmic"}[
+        panel.log
+    ]
     told = []
     for line in lines:
         x, y = line.path

@@ -112,12 +112,18 @@ def empty_chart(title: str, words: str) -> Chart:
     return Chart(clean(title), clean(words), 120, (0, 0, WIDTH, 120), Element("g"), around)
 
 
-def _draw_axes(inside: Element, around: Element, x_axis: Axis, y_axis: Axis, frame: tuple[float, float, float, float]) -> None:
+def _draw_axes(
+    inside: Element, around: Element, x_axis: Axis, y_axis: Axis, frame: tuple[float, float, float, float]
+) -> None:
     left, top, width, height = frame
     bottom = top + height
     y_ticks, x_ticks = np.array(y_axis.ticks), np.array(x_axis.ticks)
     places = y_axis.place(y_ticks, bottom, -height)
-    _path(inside, "".join(f"M{_n(left)} {_n(y)}h{_n(width)}" for y in places), "stroke:var(--grid);stroke-width:.8;fill:none")
+    _path(
+        inside,
+        "".join(f"M{_n(left)} {_n(y)}h{_n(width)}" for y in places),
+        "stroke:var(--grid);stroke-width:.8;fill:none",
+    )
     _path(around, f"M{_n(left)} {_n(bottom)}h{_n(width)}", "stroke:var(--muted);stroke-width:.8;fill:none")
     for value, y in zip(y_ticks, places, strict=True):
         _text(around, left - 6, y + 4.2, tick(float(value)), _TYPE, "--muted", "end")
@@ -142,7 +148,9 @@ def _draw_series(inside: Element, line: Series, across: Callable[[Array], Array]
     if line.curve.runs > 1 and bool((line.curve.high > line.curve.low).any()):
         _path(group, _band(x, low, high), f"fill:{colour};fill-opacity:.17")
         if np.isfinite(median).sum() == 1:
-            bars = "".join(f"M{_n(a)} {_n(b)}V{_n(c)}" for a, b, c in zip(x, low, high, strict=True) if math.isfinite(a + b + c))
+            bars = "".join(
+                f"M{_n(a)} {_n(b)}V{_n(c)}" for a, b, c in zip(x, low, high, strict=True) if math.isfinite(a + b + c)
+            )
             _path(group, bars, f"fill:none;stroke:{colour};stroke-width:1.5")
     _path(group, _trace(x, median), f"fill:none;stroke:{colour};stroke-width:{thin}{dash}")
     if look.marker:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from thalweg.catalog.paper import SEAMS, Paper
 from thalweg.claims.engine.contract import Curve, Measurement, Panel, Result, Verdict, Word
+from thalweg.report.site import Check, Race, build, find_races
 
 WORDS: tuple[Word, ...] = (
     "reproduced", "partly", "not reproduced at this scale", "not testable at this scale", "needs an accelerator",
@@ -105,7 +108,33 @@ def papers() -> dict[str, Paper]:
 
 
 @pytest.fixture(scope="session")
-def results(papers: dict[str, Paper]) -> list[Result]:
-    """A result for every third entry."""
+def checks(papers: dict[str, Paper]) -> list[Check]:
+    """A check of every third entry, and a smoke run of another one."""
     checked = list(papers.values())[::3]
-    return [make_result(paper, WORDS[i % 7 % 5], day=1 + i % 28) for i, paper in enumerate(checked)]
+    made = [make_result(paper, WORDS[i % 7 % 5], day=1 + i % 28) for i, paper in enumerate(checked)]
+    made.append(make_result(list(papers.values())[1], "partly", seeds=1, scale="smoke"))
+    return [Check(result, PANELS) for result in made]
+
+
+@pytest.fixture(scope="session")
+def finished(edge_report: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> list[Race]:
+    """One finished race."""
+    report = edge_report("one recipe")
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "mnist5k").mkdir()
+    (folder / "mnist5k" / "report.html").write_bytes(report.read_bytes())
+    return find_races([folder])
+
+
+@pytest.fixture(scope="session")
+def site(
+    papers: dict[str, Paper], checks: list[Check], finished: list[Race], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The site of all that, built once."""
+    return build(tmp_path_factory.mktemp("site") / "site", papers, checks, finished, [list(papers)[1]]).out
+
+
+@pytest.fixture(scope="session")
+def maker() -> Callable[..., Check]:
+    """``maker(paper, word, ...)``: a check as :func:`make_result` makes it."""
+    return lambda paper, word="reproduced", **given: Check(make_result(paper, word, **given), PANELS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,13 @@ class _Drawn:
     svg: Markup
 
 
-def build(out: Path, papers: Mapping[str, Paper], results: Iterable[Check], races: Sequence[Race] = ()) -> Built:
+def build(
+    out: Path,
+    papers: Mapping[str, Paper],
+    results: Iterable[Check],
+    races: Sequence[Race] = (),
+    claims: Collection[str] = (),
+) -> Built:
     """Write the site into ``out``: static pages that need no server, no network and no JavaScript to be read.
 
     It is built beside ``out`` and then takes its place, so that nobody sees half of it.
@@ -72,6 +78,7 @@ def build(out: Path, papers: Mapping[str, Paper], results: Iterable[Check], race
         papers: the catalogue, by slug.
         results: finished checks with their claims' panels; of several scales the largest counts.
         races: finished races whose reports are shown too.
+        claims: papers whose claim can be run, whether there is a result or not.
 
     Raises:
         SiteError: ``out`` holds something else, or can't be written.
@@ -80,14 +87,14 @@ def build(out: Path, papers: Mapping[str, Paper], results: Iterable[Check], race
     start = time.perf_counter()
     listed = entries(papers, results)
     with replaced(out) as part:
-        _write(part, listed, races)
+        _write(part, listed, races, claims)
         files = [path for path in part.rglob("*") if path.is_file()]
         pages, size = sum(path.suffix == ".html" for path in files), sum(path.stat().st_size for path in files)
     verdicts = sum(entry.result is not None for entry in listed)
     return Built(out, len(listed), verdicts, len(races), pages, size, time.perf_counter() - start)
 
 
-def _write(part: Path, listed: Sequence[Entry], races: Sequence[Race]) -> None:
+def _write(part: Path, listed: Sequence[Entry], races: Sequence[Race], claims: Collection[str]) -> None:
     environment = _environment(listed)
     for name in ("papers", "figures", "assets", "races"):
         (part / name).mkdir()
@@ -115,7 +122,8 @@ def _write(part: Path, listed: Sequence[Entry], races: Sequence[Race]) -> None:
         slug = entry.paper.slug
         figures = _figures(part, entry)
         neighbours = {"newer": listed[i - 1] if i else None, "older": listed[i + 1] if i + 1 < len(listed) else None}
-        page(f"papers/{slug}.html", "paper.html", entry=entry, figures=figures, related=related(entry, listed), **neighbours)
+        page(f"papers/{slug}.html", "paper.html", entry=entry, figures=figures, related=related(entry, listed),
+             runnable=slug in claims, **neighbours)  # fmt: skip
 
 
 def _figures(part: Path, entry: Entry) -> list[_Drawn]:
@@ -133,7 +141,12 @@ def _figures(part: Path, entry: Entry) -> list[_Drawn]:
 def _environment(listed: Sequence[Entry]) -> jinja2.Environment:
     environment = page_environment()
     environment.globals.update(
-        seams=SEAMS, stream=STREAM, badges=(*BADGES, NONE), counts=_overview(listed), tables=tables, band_words=band_words
+        seams=SEAMS,
+        stream=STREAM,
+        badges=(*BADGES, NONE),
+        counts=_overview(listed),
+        tables=tables,
+        band_words=band_words,
     )
     return environment
 

@@ -68,7 +68,7 @@ def _signature(path: str, target: Any) -> str:
         if parameter.kind is parameter.KEYWORD_ONLY and not starred:
             texts.append("*")
         starred |= parameter.kind in (parameter.KEYWORD_ONLY, parameter.VAR_POSITIONAL)
-        prefix = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        prefix = "*" * ((parameter.kind is parameter.VAR_POSITIONAL) + 2 * (parameter.kind is parameter.VAR_KEYWORD))
         default = "" if parameter.default is parameter.empty else f"={_default(parameter.default)}"
         texts.append(f"{prefix}{parameter.name}{default}")
     name = path.rsplit(".", 1)[-1]

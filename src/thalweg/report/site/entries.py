@@ -79,7 +79,9 @@ def entries(papers: Mapping[str, Paper], checks: Iterable[Check]) -> list[Entry]
     for check in checks:
         result = check.result
         if result.slug not in papers:
-            raise ValueError(f"there is a result of {result.slug!r}, which is no paper of the list; remove one or add the other")
+            raise ValueError(
+                f"there is a result of {result.slug!r}, which is no paper of the list; remove one or add the other"
+            )
         if any(other.result.scale == result.scale for other in found.setdefault(result.slug, [])):
             raise ValueError(f"there are two results of {result.slug!r} at scale {result.scale!r}; keep one")
         found[result.slug].append(check)

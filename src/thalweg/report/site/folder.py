@@ -14,7 +14,7 @@ MARKER = ".thalweg-site.json"
 """The file that tells a site of ours, with the list of its files."""
 
 
-class SiteError(Exception):
+class SiteError(ValueError):
     """The site can't be built there; one line that says why and what to do."""
 
 
@@ -62,7 +62,9 @@ def check(out: Path) -> None:
     except FileNotFoundError:
         ours = set()
     except (OSError, ValueError, KeyError, TypeError):
-        raise SiteError(f"{out / MARKER} can't be read; remove {out} yourself, or choose another folder with --out") from None
+        raise SiteError(
+            f"{out / MARKER} can't be read; remove {out} yourself, or choose another folder with --out"
+        ) from None
     if foreign := sorted(here - ours):
         some = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
         raise SiteError(f"{out} holds what no site of ours put there ({some}); choose another folder with --out")
@@ -70,7 +72,9 @@ def check(out: Path) -> None:
 
 def _mark(part: Path) -> None:
     files = sorted(path.relative_to(part).as_posix() for path in part.rglob("*") if path.is_file())
-    (part / MARKER).write_text(json.dumps({"about": "A site written by Thalweg", "files": files}, indent=1), encoding="utf-8")
+    (part / MARKER).write_text(
+        json.dumps({"about": "A site written by Thalweg", "files": files}, indent=1), encoding="utf-8"
+    )
 
 
 def _swap(part: Path, out: Path, old: Path) -> None:

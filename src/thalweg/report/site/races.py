@@ -59,7 +59,9 @@ class _Head(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self._inside = tag == "title"
-        self.ours |= tag == "meta" and dict(attrs).get("name") == "generator" and dict(attrs).get("content") == "Thalweg"
+        self.ours |= (
+            tag == "meta" and dict(attrs).get("name") == "generator" and dict(attrs).get("content") == "Thalweg"
+        )
 
     def handle_endtag(self, tag: str) -> None:
         self._inside = False

@@ -42,9 +42,9 @@ def number_rows(result: Result) -> list[NumberRow]:
     for name in names:
         values = [measurement.numbers.get(name, math.nan) for measurement in result.measurements]
         given = sorted(value for value in values if not math.isnan(value))
-        shown = (_median(given), given[0], given[-1]) if given else (math.nan,) * 3
         each = tuple(map(_written, values)) if len(values) <= MOST_SEEDS else ()
-        rows.append(NumberRow(clean(name).replace("_", " "), *map(_written, shown), each))
+        median, low, high = map(_written, (_median(given), given[0], given[-1]) if given else (math.nan,) * 3)
+        rows.append(NumberRow(clean(name).replace("_", " "), median, low, high, each))
     return rows
 
 

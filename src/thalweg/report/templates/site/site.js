@@ -50,9 +50,14 @@
     const value = (name) => (has(name) ? form.elements[name].value : "");
     const matches = (item, but) => facets.every((name) => name === but || !value(name) || item.values[name].includes(value(name)));
 
-    /** A value that no option has, from an old link say, becomes an option, so that the form shows what it does. */
+    /** Set a control. A value that no option has, from an old link say, becomes one, so that the form shows what it does. */
     const put = (name, wanted) => {
       const control = form.elements[name];
+      if (control instanceof RadioNodeList) {
+        const radios = [...control];
+        (radios.find((radio) => radio.value === wanted) ?? radios[0]).checked = true;
+        return;
+      }
       if (control instanceof HTMLSelectElement && wanted && ![...control.options].some((o) => o.value === wanted)) {
         control.add(new Option(wanted, wanted));
       }
@@ -62,11 +67,7 @@
     const readHash = () => {
       const given = new URLSearchParams(location.hash.slice(1));
       if (has("q")) form.elements.q.value = given.get("q") ?? "";
-      for (const name of facets) {
-        const wanted = given.get(name) ?? "";
-        put(name, wanted);
-        if (wanted && value(name) !== wanted) put(name, ""); // a radio group without that value
-      }
+      for (const name of facets) put(name, given.get(name) ?? "");
       chosenSort = has("sort") && [...form.elements.sort.options].some((o) => o.value === given.get("sort")) ? given.get("sort") : "";
       update(false);
     };
@@ -107,7 +108,8 @@
       const sort = chosenSort || (wanted.length ? "match" : "newest");
       if (has("sort")) form.elements.sort.value = sort;
       for (const item of items) item.node.hidden = !shown.has(item);
-      list.append(...[...items].sort(order(sort)).map((item) => item.node));
+      const sorted = [...items].sort(order(sort));
+      if (sorted.some((item, i) => list.children[i] !== item.node)) list.append(...sorted.map((item) => item.node));
       countOptions(found);
       const noun = shown.size === 1 && shown.size === items.length ? status.dataset.one : status.dataset.many;
       status.textContent = shown.size === items.length ? `${items.length} ${noun}` : `${shown.size} of ${items.length} ${noun}`;
@@ -118,7 +120,7 @@
     };
 
     const clear = () => {
-      for (const name of ["q", ...facets]) if (has(name)) form.elements[name].value = "";
+      for (const name of ["q", ...facets]) if (has(name)) put(name, "");
       chosenSort = "";
       update();
     };
