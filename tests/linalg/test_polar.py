@@ -120,6 +120,12 @@ def test_below_eps_it_is_divided_by_eps() -> None:
     torch.testing.assert_close(one, g / 1e-7, rtol=1e-14, atol=0)
 
 
+def test_overflow_is_seen() -> None:
+    """The iteration squares its input: what overflows there becomes NaN, not a silent zero."""
+    g = torch.full((3, 3), 1e25, dtype=torch.float32)
+    assert newton_schulz(g, dtype=torch.float32).isnan().all()
+
+
 def test_nan_reaches_the_result() -> None:
     g = randoms(3, 3)
     g[0, 0] = float("nan")

@@ -53,7 +53,7 @@ def test_searched_settings_exist_and_can_be_set(name: str) -> None:
 def test_errors() -> None:
     with pytest.raises(ValueError) as caught:
         create("lions", nn.Linear(2, 2))
-    assert str(caught.value).startswith("unknown optimizer 'lions'; did you mean 'lion'? (choose from adamw, ")
+    assert str(caught.value).startswith("unknown optimizer 'lions'; did you mean 'lion'? (choose from adabelief, ")
     with pytest.raises(ValueError, match="unknown optimizer 'gradient_noise'"):
         create("gradient_noise", nn.Linear(2, 2))
     with pytest.raises(TypeError, match="got an unexpected option 'colour'"):

@@ -77,7 +77,8 @@ def newton_schulz(
         dtype: dtype of the iteration; ``None``: :func:`newton_schulz_dtype`.
 
     Returns:
-        Tensor like ``stack``, in the dtype of the iteration. A zero matrix stays zero.
+        Tensor like ``stack``, in the dtype of the iteration. A zero matrix stays zero. Where squares overflow (norms above
+        about 1e19 in float32 and bfloat16), NaN.
 
     Raises:
         ValueError: fewer than two dimensions, complex numbers, ``steps < 1``, or coefficients that aren't triples.

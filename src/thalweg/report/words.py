@@ -184,7 +184,7 @@ def _timing(result: RaceResult) -> str:
         + " Where a noisy curve crosses one value is partly luck, so two runs are compared at several marks on the way: "
         "where a half, a quarter, an eighth and so on of the improvement from the start is still missing, and at the target. "
         "Times between two evaluations are interpolated on the best value so far. Seconds count training steps only; "
-        "evaluations and set-up are left out."
+        "evaluations and set-up, such as scoring examples to choose among them, are left out."
     )
 
 
