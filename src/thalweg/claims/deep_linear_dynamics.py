@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from thalweg.claims.engine.contract import Curve, Measurement, Panel, Report, Role, Scale, Verdict
 from thalweg.claims.engine.log_grid import best_on_log_grid
 from thalweg.init import aligned_linear_, orthogonal_
-from thalweg.linalg.linear_descent import Descent, descend, descent_step_
+from thalweg.linalg.linear_descent import DIVERGED, Descent, descend, descent_step_
 from thalweg.linalg.linear_network import mode_trajectory
 from thalweg.linalg.mode_flow import ModeFlow, mode_flow
 from thalweg.probe import jacobian_singular_values, mode_strengths
@@ -45,10 +45,11 @@ Reproduced: all three. Partly: one or two. Not reproduced: none. Not testable: o
 at the smallest depth. The Xavier start (a control) and the tanh networks decide nothing.
 Second version. The first one asked in part 2 for at most 1.3 times the delay, over 3 matrices, that theory gives the
 aligned start (2.6 times the steps), and gave "partly" on seeds 11 to 15: aligned 2.75, but orthogonal 6.1. It was wrong
-to hold the orthogonal start to it: theory gives u0 = 1 a delay of 4.1, and at 3 matrices a large step does better than
-the flow. It's replaced by the bound at infinite depth, which depends on no shallow network, and judged on new seeds."""
+to hold the orthogonal start to it: theory gives u0 = 1 a delay of 3.9, and at 3 matrices a large step does better than
+the flow. It's replaced by the bound at infinite depth, which depends on no shallow network. After seeds 21 to 25
+("reproduced") the choice of a rate where none arrives was mended, in favour of the Gaussian start. New seeds each time."""
 
-SCALES = {"smoke": Scale(seeds=(0,), seconds=3), "cpu": Scale(seeds=(21, 22, 23, 24, 25), seconds=200)}
+SCALES = {"smoke": Scale(seeds=(0,), seconds=3), "cpu": Scale(seeds=(31, 32, 33, 34, 35), seconds=200)}
 
 _TIME, _STRENGTH = "time (learning rate x steps)", "strength of the mode"
 PANELS = (
@@ -234,20 +235,22 @@ def _train(start: str, depth: int, seeds: tuple[int, ...], lrs: list[float], cap
 
 
 def _best_lr(start: str, depth: int, size: Size) -> float:
-    """The rate of fewest steps in the slowest tuning seed; of least excess in the end where no rate arrives."""
+    """The rate of fewest steps in the slowest tuning seed; where some seed never arrives, of least excess in the end.
+
+    A seed that diverges counts with the excess at which it was given up, so that a rate of fewer such seeds is better.
+    """
 
     def scores(exponents: list[float]) -> list[tuple[float, float]]:
         outcome = _train(start, depth, TUNING_SEEDS, [10**e for e in exponents], size.cap)
-        steps = outcome.steps.view(len(TUNING_SEEDS), -1).amax(0)
-        last = outcome.course[-1].nan_to_num(math.inf).where(outcome.steps.isinf(), 0.0)
-        last = last.view(len(TUNING_SEEDS), -1).amax(0)
-        return list(zip(steps.tolist(), last.tolist(), strict=True))
+        last = outcome.course[-1].nan_to_num(DIVERGED).where(outcome.steps.isinf(), 0.0)
+        steps, last = (each.view(len(TUNING_SEEDS), -1) for each in (outcome.steps, last))
+        return list(zip(steps.amax(0).tolist(), last.mean(0).tolist(), strict=True))
 
     return float(10 ** best_on_log_grid(scores, size.grid, halvings=size.halvings))
 
 
 def _depth(size: Size, seed: int, lrs: Mapping[str, float]) -> tuple[dict[str, float], list[Curve]]:
-    """Every start at every depth, beside theory at the same learning rates."""
+    """Every start at every depth, beside theory's number of steps of 1 / (largest curvature)."""
     numbers, curves = {}, []
     for start in STARTS:
         role: Role = "control" if start == "xavier" else "measured"
@@ -260,13 +263,15 @@ def _depth(size: Size, seed: int, lrs: Mapping[str, float]) -> tuple[dict[str, f
         course = outcome.course[:, 0]
         curves.append(Curve("course", start, *_axes(list(enumerate(course[~course.isnan()].tolist()))), role))
     for start in STARTS[:2]:
-        points = [(depth, _flow(start, depth).times[-1].item() / lrs[f"{start}/{depth}"]) for depth in size.depths]
-        curves.append(Curve("depth", start, *_axes(points), "theory"))
-        deepest, infinite = _flow(start, size.depths[-1]), _flow(start, math.inf)
-        thin = slice(None, None, max(1, len(deepest.times) // 100))
-        x = (deepest.times[thin] / lrs[f"{start}/{size.depths[-1]}"]).tolist()
-        curves.append(Curve("course", start, tuple(x), tuple(deepest.excess[thin].tolist()), "theory"))
-        numbers[f"steps at infinite depth, theory/{start}"] = infinite.times[-1].item() * infinite.curvature
+        flows = {depth: _flow(start, depth) for depth in (*size.depths, math.inf)}
+        cost = {depth: flow.times[-1].item() * flow.curvature for depth, flow in flows.items()}
+        numbers[f"steps at infinite depth, theory/{start}"] = cost.pop(math.inf)
+        curves.append(Curve("depth", start, *_axes(list(cost.items())), "theory"))
+    deepest = size.depths[-1]  # an aligned start keeps to the flow even at the best rate; an orthogonal one leaves it
+    flow = _flow("aligned", deepest)
+    thin = slice(None, None, max(1, len(flow.times) // 100))
+    x = flow.times[thin] / lrs[f"aligned/{deepest}"]
+    curves.append(Curve("course", "aligned", tuple(x.tolist()), tuple(flow.excess[thin].tolist()), "theory"))
     return numbers, curves
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_DIVERGED = 1e4
+DIVERGED = 1e4
 """A network whose excess is this many times the zero network's is given up."""
 
 
@@ -107,7 +107,7 @@ def descend(
         course[step, alive] = excess
         arrived = excess <= tolerance
         steps[alive[arrived]] = step
-        going = ~arrived & (excess <= _DIVERGED)  # false for NaN too
+        going = ~arrived & (excess <= DIVERGED)  # false for NaN too
         if not going.all():
             alive, kept = alive[going], going.to(rate.device)
             current, rate = [weight[kept] for weight in current], rate[kept]
