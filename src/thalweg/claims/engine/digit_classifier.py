@@ -17,6 +17,7 @@ from thalweg.tasks.split import stratified_split
 
 Cut = Literal["train", "validation", "test"]
 SIZES = {"validation": 500, "test": 1000}
+HELD_OUT: tuple[Cut, ...] = ("validation", "test")
 BATCH = 64
 
 
@@ -50,8 +51,8 @@ class Trained:
     Args:
         losses: mean training loss of every epoch, infinite from where it stopped being finite.
         test_accuracies: share of right answers on the test cut after every epoch, 0 from there.
-        accuracy: the same at the end, by cut.
-        loss: mean cross-entropy at the end, by cut.
+        accuracy: the same at the end, for validation and test.
+        loss: mean cross-entropy at the end, for both.
     """
 
     losses: tuple[float, ...]
@@ -106,11 +107,11 @@ def train(
             rest = epochs - epoch
             return Trained(
                 (*losses, *[math.inf] * rest), (*accuracies, *[0.0] * rest),
-                dict.fromkeys(digits(), 0.0), dict.fromkeys(digits(), math.inf),
+                dict.fromkeys(HELD_OUT, 0.0), dict.fromkeys(HELD_OUT, math.inf),
             )  # fmt: skip
         losses.append(total)
         accuracies.append(_measured(model, "test")[0])
-    found = {cut: _measured(model, cut) for cut in digits()}
+    found = {cut: _measured(model, cut) for cut in HELD_OUT}
     accuracy, final = ({cut: pair[k] for cut, pair in found.items()} for k in (0, 1))
     return Trained(tuple(losses), tuple(accuracies), accuracy, final)
 
