@@ -86,6 +86,9 @@ def test_all_and_seam_choose_claims(run, monkeypatch):
     monkeypatch.setattr("thalweg.claims.engine.claim_file.slugs", lambda: ["sum-of-halves"])
     done = run("check", "--all", "--scale", "smoke", "--json")
     assert [row["slug"] for row in json.loads(done.stdout)] == ["sum-of-halves"]
+    done = run("check", "--all", "--scale", "gpu", "--json")
+    assert (done.returncode, json.loads(done.stdout)) == (0, [])
+    assert done.stderr == "without gpu scale, left out: sum-of-halves\n"
 
 
 def test_a_scale_that_needs_an_accelerator(run, tmp_path, monkeypatch):

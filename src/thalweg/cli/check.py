@@ -65,8 +65,7 @@ def check_command(
     signal.signal(signal.SIGTERM, interrupt)
     bar, rows = Bar(), []
     with reserved_stdout() if json_ else contextlib.nullcontext():
-        _announce(names, scale, bar)
-        for name in names:
+        for name in _planned(names, scale, bool(slugs), bar):
             try:
                 rows.append(_checked(name, scale, results, resume, bar, quiet=json_))
             except KeyboardInterrupt:
@@ -105,19 +104,22 @@ def _names(slugs: list[str], every: bool, seam: str | None, scale: str) -> list[
     return found
 
 
-def _announce(names: list[str], scale: str, bar: Bar) -> None:
-    """How long several claims take together."""
+def _planned(names: list[str], scale: str, named: bool, bar: Bar) -> list[str]:
+    """Say how long several claims take together; of those that weren't named one by one, keep what has this scale."""
     from thalweg.claims.engine import ClaimError, load
     from thalweg.claims.engine.progress import about
 
-    if len(names) < 2:
-        return
-    seconds = 0.0
+    sizes = {}
     for name in names:
         with contextlib.suppress(ClaimError):  # said when its turn comes
-            found = load(name).claim.SCALES.get(scale)
-            seconds += found.seconds if found else 0.0
-    bar.note(f"{len(names)} claims at {scale} scale: {about(seconds)} on two cores")
+            sizes[name] = load(name).claim.SCALES.get(scale)
+    without = [] if named else [name for name in names if name in sizes and sizes[name] is None]
+    if without:
+        bar.note(f"without {scale} scale, left out: {', '.join(without)}")
+    if len(names) - len(without) > 1:
+        seconds = sum(size.seconds for size in sizes.values() if size)
+        bar.note(f"{len(names) - len(without)} claims at {scale} scale: {about(seconds)} on two cores")
+    return [name for name in names if name not in without]
 
 
 def _checked(name: str, scale: str, results: Path, resume: bool, bar: Bar, quiet: bool) -> dict[str, Any]:

@@ -4,11 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from thalweg.claims.engine import progress
 from thalweg.claims.engine.checking import check
 from thalweg.claims.engine.progress import Bar, about
 
 
-def test_it_says_beforehand_what_and_how_long(coin: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_says_beforehand_what_and_how_long(
+    coin: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "PAUSE", 0.0)
     bar = Bar()
     assert bar.farewell("x") == "stopped before anything was measured"
     check(coin, "cpu", results=tmp_path, listener=bar)
@@ -16,6 +20,7 @@ def test_it_says_beforehand_what_and_how_long(coin: str, tmp_path: Path, capsys:
     assert lines[0] == "coin-mean: Means of coins come near one half."
     assert lines[1] == "cpu scale, about 1 s on two cores: settings are chosen, then seeds 0, 1, 2, 3"
     assert lines[2].startswith("coin-mean: choose done, 1 of 5, about ")
+    assert lines[3] == "coin-mean: 30%, seed 0: tossing"
     assert lines[-1] == "coin-mean: seed 3 done, 5 of 5"
     assert bar.farewell("again") == "stopped; 5 of 5 parts of coin-mean are kept. Go on with: again"
 

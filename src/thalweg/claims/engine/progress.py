@@ -8,6 +8,9 @@ from typing import Any, Protocol
 
 from thalweg.claims.engine.claim_file import ClaimFile
 
+PAUSE = 10.0
+"""Seconds between lines about an unfinished part, where there is no terminal to draw a bar on."""
+
 
 class Listener(Protocol):
     """Is told what happens in a check."""
@@ -59,7 +62,7 @@ class Bar:
         self._parts: list[str] = []
         self._done = 0
         self._here = 0
-        self._since = 0.0
+        self._since = self._said = 0.0
 
     def note(self, text: str) -> None:
         """A line."""
@@ -68,7 +71,7 @@ class Bar:
     def started(self, claim: ClaimFile, scale: str, parts: list[str], kept: list[str]) -> None:
         """What is measured and how long it takes; then the bar."""
         self._slug, self._parts, self._done, self._here = claim.slug, parts, len(kept), 0
-        self._since = time.monotonic()
+        self._since = self._said = time.monotonic()
         seeds = [part.removeprefix("seed ") for part in parts if part != "choose"]
         left = claim.claim.SCALES[scale].seconds * (1 - len(kept) / len(parts))
         self.note(f"{claim.slug}: {claim.headline}")
@@ -86,14 +89,18 @@ class Bar:
         self._bar.start()
 
     def moved(self, part: str, share: float, doing: str) -> None:
-        """Move the bar."""
+        """Move the bar; without one, a line now and then."""
+        told = f"{part}: {doing}" if doing else part
+        share = min(1.0, max(0.0, share))
         if self._bar is not None:
-            told = f"{part}: {doing}" if doing else part
-            self._bar.update(0, completed=self._done + min(1.0, max(0.0, share)), description=told)
+            self._bar.update(0, completed=self._done + share, description=told)
+        elif time.monotonic() - self._said >= PAUSE:
+            self._said = time.monotonic()
+            self.note(f"{self._slug}: {100 * (self._done + share) / len(self._parts):.0f}%, {told}")
 
     def finished(self, part: str) -> None:
         """Count a part."""
-        self._done, self._here = self._done + 1, self._here + 1
+        self._done, self._here, self._said = self._done + 1, self._here + 1, time.monotonic()
         if self._bar is not None:
             self._bar.update(0, completed=self._done)
             return
