@@ -95,7 +95,9 @@ def _problems(results: Path, path: Path, known: Collection[str]) -> list[str]:
             wrong = str(error)
         lines += [wrong] if wrong else []
     if not figure_path(results, path.parent.name, path.stem).exists():
-        lines.append(f"its figure {path.stem}.svg is missing; thalweg check {result.slug} --scale {result.scale} --resume draws it")
+        lines.append(
+            f"its figure {path.stem}.svg is missing; thalweg check {result.slug} --scale {result.scale} --resume draws it"
+        )
     return lines
 
 
