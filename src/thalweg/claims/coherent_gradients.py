@@ -28,7 +28,7 @@ from thalweg.tasks.split import stratified_split
 RULE = """\
 1. Coherence: a 784-64-10 network, SGD of rate 0.1, batch 99; m-coherence of 500 training examples after each of the first ten
    epochs. The peak with real labels is more than 3 times that with random labels (median over seeds).
-2. Suppression: 1000 digits of 14 x 14 pixels, half of which get a label drawn at random; a 196-32-10 network, batch 99, 100
+2. Suppression: 1000 digits of 14 x 14 pixels, half of which get a label drawn at random; a 196-32-10 network, batch 99, 70
    epochs. The gap is the accuracy on the training labels minus that on test digits whose labels are drawn in the same way. At
    least one of winsorized (c of 1 or 4), M3 (median of three micro-batches), RM3 (of three steps) has at most half of SGD's
    mean gap, and its accuracy on true test labels isn't below SGD's (95% interval of paired differences).
@@ -73,7 +73,7 @@ class Size:
 
 SIZES = {
     "smoke": Size(400, 60, 1, 120, 2, 1, (-0.5, 0.0), (1,)),
-    "cpu": Size(4000, 500, 10, 1000, 100, 40, (-1.0, -0.5, 0.0), (1, 4)),
+    "cpu": Size(4000, 500, 10, 1000, 70, 30, (-1.0, -0.5, 0.0), (1, 4)),
 }
 
 
