@@ -82,6 +82,18 @@ def test_a_label_looks_the_same_in_every_panel() -> None:
     assert second.look == series_of(found, PANEL)[1].look
 
 
+def test_labels_that_share_no_panel_may_share_a_colour() -> None:
+    found = result([line([1, 2], label=f"{panel}{i}", panel=panel) for panel in "pqrs" for i in range(4)])
+    for key in "pqrs":
+        looks = [series.look for series in series_of(found, Panel(key, "", "", ""))]
+        assert len({look.colour for look in looks}) == 4 and {look.index for look in looks} == set(range(4))
+
+
+def test_a_single_value_of_theory_is_seen() -> None:
+    svg = draw(result([line([1.0], [3.0], role="theory"), line([2.0], [3.0], label="net")]), (PANEL,))
+    assert "h40" in svg
+
+
 def test_the_legend_says_the_role_once() -> None:
     same = [line([1, 2], label="mode"), line([1, 2], label="mode", role="theory")]
     assert texts(draw(result(same), (PANEL,))).count("theory") == 1

@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from thalweg.cli.app import DebugOption, JsonOption, app
+from thalweg.cli.app import READING, DebugOption, JsonOption, app
 from thalweg.cli.output import print_json
 from thalweg.cli.reading import ResultsOption
 
 
-@app.command("site")
+@app.command("site", rich_help_panel=READING)
 def site_command(
     out: Annotated[Path, typer.Option(help="Folder of the site; an older site in it is replaced.")] = Path("site"),
     results: ResultsOption = None,

@@ -98,8 +98,6 @@ def thumbnail(chart: Chart) -> str:
     for group in inside.iter("g"):
         for path in [child for child in group if child.get("transform")]:
             group.remove(path)  # markers are too small to be told apart, and would be stretched
-    for path in inside.iter("path"):
-        path.set("d", re.sub(r"-?\d+\.\d+", lambda m: f"{float(m[0]):.0f}", path.get("d", "")))
     root.append(inside)
     return tostring(root, encoding="unicode")
 

@@ -80,10 +80,20 @@ def band_words(result: Result) -> str:
 
 
 def _slots(result: Result) -> dict[str, int]:
-    """A number for each label, the same in all panels; labels that only theory has come last, since they need no colour."""
+    """A number for each label, the same in all panels, and another than that of any label that shares a panel with it.
+
+    Measured lines choose first and theory last, since it needs no colour; so few labels a panel need few colours in all.
+    """
     curves = [curve for measurement in result.measurements for curve in measurement.curves]
+    panels: dict[str, set[str]] = {}
+    for curve in curves:
+        panels.setdefault(curve.panel, set()).add(curve.label)
     ranked = sorted(curves, key=lambda curve: ("measured", "control", "theory").index(curve.role))
-    return {label: i for i, label in enumerate(dict.fromkeys(curve.label for curve in ranked))}
+    slots: dict[str, int] = {}
+    for label in dict.fromkeys(curve.label for curve in ranked):
+        taken = {slots.get(other) for labels in panels.values() if label in labels for other in labels}
+        slots[label] = next(slot for slot in range(len(taken) + 1) if slot not in taken)
+    return slots
 
 
 def _look(slot: int, role: Role, theories: int) -> Mark:

@@ -24,7 +24,7 @@ from thalweg.report.text import clean, shorten
 _TOP, _HEIGHT, _BELOW, _RIGHT = 26.0, 214.0, 50.0, 16.0
 _TYPE = 12.0
 _LEGEND_LINE, _HALF = 19.0, 26
-_MARKERS, _MARKER_SCALE = 9, 0.66
+_MARKERS, _MARKER_SCALE = 9, 0.78
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,9 @@ def _draw_series(inside: Element, line: Series, across: Callable[[Array], Array]
             )
             _path(group, bars, f"fill:none;stroke:{colour};stroke-width:1.5")
     _path(group, _trace(x, median), f"fill:none;stroke:{colour};stroke-width:{thin}{dash}")
+    if not look.marker and np.isfinite(median).sum() == 1:
+        at = int(np.flatnonzero(np.isfinite(median))[0])
+        _path(group, f"M{_n(x[at] - 20)} {_n(median[at])}h40", f"fill:none;stroke:{colour};stroke-width:{thin}{dash}")
     if look.marker:
         every = max(1, math.ceil(len(x) / _MARKERS))
         shift = 2 * look.index + (every // 2 if line.role == "theory" else 0)  # so that markers don't cover each other
@@ -200,7 +203,7 @@ def _band(x: Array, low: Array, high: Array) -> str:
 def _marker(parent: Element, look: Mark, x: float, y: float) -> None:
     size = 5 * _MARKER_SCALE
     colour = f"var({look.variable})"
-    style = f"fill:var(--paper);stroke:{colour};stroke-width:1.9" if look.hollow else f"fill:{colour}"
+    style = f"fill:var(--paper);stroke:{colour};stroke-width:1.7" if look.hollow else f"fill:{colour}"
     node = _path(parent, look.path, style)
     node.set("transform", f"translate({_n(x - size)} {_n(y - size)}) scale({_MARKER_SCALE})")
 
