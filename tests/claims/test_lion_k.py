@@ -48,6 +48,16 @@ def test_optima_have_no_fenchel_gap(name: str, settings: dict[str, float]) -> No
     assert abs(gap.item()) < 1e-8
 
 
+def test_projection_on_box_and_sum() -> None:
+    x = torch.tensor([3.0, -2.0, 0.5, 0.0], dtype=torch.float64)
+    for box, total, expected in (
+        (1.0, 9.0, (1.0, -1.0, 0.5, 0.0)),
+        (9.0, 2.0, (1.5, -0.5, 0.0, 0.0)),
+        (1.0, 1.5, (1.0, -0.5, 0.0, 0.0)),
+    ):
+        torch.testing.assert_close(claim._project(x, box, total), torch.tensor(expected, dtype=torch.float64))
+
+
 def made(**changes: float) -> Measurement:
     """A measurement in which all parts hold."""
     numbers: dict[str, float] = {}
