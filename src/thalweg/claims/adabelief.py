@@ -212,7 +212,7 @@ def _functions(arm: str, cap: int) -> dict[str, list[float]]:
     }[arm]()
     run_length, arrived = torch.zeros(len(rates), 4), torch.full((len(rates), 4), math.inf)
     for step in range(1, cap + 1):
-        values = _values(torch.stack(params))
+        values = _values(torch.stack(list[Tensor](params)))
         optimizer.zero_grad()
         values.sum().backward()
         optimizer.step()
