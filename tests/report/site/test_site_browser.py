@@ -184,6 +184,16 @@ def test_no_page_scrolls_sideways(visit: Callable[..., Any], site: Path, checks:
         assert lightness > 200 if scheme == "light" else lightness < 60
 
 
+def test_a_phone_folds_the_filters_and_a_wide_page_shows_them(visit: Callable[..., Any]) -> None:
+    page = visit("index.html", "phone")
+    assert not page.get_by_label("Verdict", exact=True).is_visible()
+    page.locator(".more summary").click()
+    assert page.get_by_label("Verdict", exact=True).is_visible()
+    page.locator(".more summary").click()
+    page.set_viewport_size({"width": 1000, "height": 400})
+    page.get_by_label("Verdict", exact=True).wait_for(state="visible", timeout=5000)
+
+
 def test_everything_can_be_read_without_javascript(visit: Callable[..., Any], checks: list) -> None:
     page = visit("index.html", java_script_enabled=False)
     assert page.locator(".paper").count() == 123 and page.locator(".paper").last.is_visible()

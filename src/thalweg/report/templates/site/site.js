@@ -152,7 +152,10 @@
     });
     readHash();
     const more = form.querySelector(".more");
-    if (more && matchMedia("(max-width: 46rem)").matches && !facets.some(value)) more.open = false;
+    if (!more) return;
+    const narrow = matchMedia("(max-width: 46rem)");
+    narrow.addEventListener("change", () => { more.open = !narrow.matches; }); // a wide page has no way to open it
+    if (narrow.matches && !facets.some(value)) more.open = false;
   };
 
   document.addEventListener("DOMContentLoaded", () => {
