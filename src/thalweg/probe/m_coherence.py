@@ -74,7 +74,7 @@ class GradientCoherence:
         if rows.ndim != 2 or rows.shape[1] != width:
             raise ValueError(f"gradients must be rows of {width} numbers, not of shape {tuple(rows.shape)}")
         total = rows.sum(0, dtype=torch.float64)
-        squares = torch.stack([torch.linalg.vector_norm(part, dtype=torch.float64).square() for part in self._parts(rows)])
+        squares = torch.stack([part.square().sum(dtype=torch.float64) for part in self._parts(rows)])
         self._sum = total if self._sum is None else self._sum + total
         self._squares = squares if self._squares is None else self._squares + squares
         self.n += len(rows)
