@@ -13,7 +13,16 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from thalweg.optim import Chained, create, gradient_noise, lion_direction, optimizer_state_bytes
+from thalweg.optim import (
+    Chained,
+    ChainedOptimizer,
+    create,
+    gradient_noise,
+    lion_direction,
+    matrix,
+    momentum,
+    optimizer_state_bytes,
+)
 
 STEPS = 20
 
@@ -33,7 +42,29 @@ def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
     return x, torch.randint(3, (12,), generator=generator)
 
 
+@matrix(
+    state={
+        "row_mean": lambda m, n, **_: (m, 1),
+        "basis": lambda m, n, **_: (min(m, n, 5), n),
+        "count": (lambda m, n, **_: (1,), torch.int64),
+    }
+)
+def remembered(stack: torch.Tensor, state: dict[str, torch.Tensor], *, step: int, every: int = 7) -> torch.Tensor:
+    """Keeps something of every kind beside each matrix."""
+    if step % every == 1:
+        state["basis"] = stack[:, : state["basis"].shape[1]] + 0.0
+        state["count"] = state["count"] + 1
+    state["row_mean"] = 0.9 * state["row_mean"] + 0.1 * stack.abs().mean(-1, keepdim=True)
+    return stack / (state["row_mean"] + 0.1) + 0.1 * state["count"][..., None] * state["basis"].mean(1, keepdim=True)
+
+
 def optimizer_for(name: str, model: nn.Module) -> torch.optim.Optimizer:
+    if name == "remembered":
+        groups = [
+            {"params": [p for p in model.parameters() if p.ndim >= 2]},
+            {"params": [p for p in model.parameters() if p.ndim < 2], "rule": "plain"},
+        ]
+        return ChainedOptimizer(groups, {"matrices": momentum(ema=True) >> remembered(), "plain": momentum()}, lr=1e-2)
     if name == "noisy_lion":
         return Chained(model, gradient_noise(eta=1e-3) >> lion_direction(), lr=1e-3, weight_decay=0.1)
     settings = {"weight_decay": 0.1} if name != "lars" else {}

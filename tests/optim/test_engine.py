@@ -220,10 +220,28 @@ def test_stacks_are_cut_where_they_grow_too_large(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(matrices, "MAX_STACK", 10)
     sizes = []
     updates = [torch.full((2, 2), float(i)) for i in range(5)]
-    done = map_stacks(lambda s: sizes.append(len(s)) or 2 * s, updates, [(1, 2, 2)] * 5)
+    done = map_stacks(lambda s, _: sizes.append(len(s)) or 2 * s, updates, [(1, 2, 2)] * 5)
     assert sizes == [2, 2, 1] and [d[0, 0].item() for d in done] == [0, 2, 4, 6, 8]
-    huge = map_stacks(lambda s: s + 1, [torch.zeros(4, 4)], [(1, 4, 4)])
+    assert updates == []  # old and new updates needn't all lie in memory at once
+    huge = map_stacks(lambda s, _: s + 1, [torch.zeros(4, 4)], [(1, 4, 4)])
     assert torch.equal(huge[0], torch.ones(4, 4))
+
+
+def test_stacks_of_experts_are_cut_within_a_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matrices, "MAX_STACK", 12)
+    sizes = []
+    experts = torch.arange(5.0)[:, None, None].expand(5, 2, 2)
+    counts = [{"count": torch.zeros(n, 1)} for n in (1, 5, 1, 1)]
+
+    def double(stack: Tensor, state: dict[str, Tensor]) -> Tensor:
+        sizes.append(len(stack))
+        state["count"] = state["count"] + stack[:, 0, :1]
+        return 2 * stack
+
+    one = torch.full((2, 2), 7.0)
+    done = map_stacks(double, [one, experts, one, one], [(1, 2, 2), (5, 2, 2), (1, 2, 2), (1, 2, 2)], counts)
+    assert sizes == [3, 3, 2] and torch.equal(done[1], 2 * experts) and torch.equal(done[3], 2 * one)
+    assert counts[1]["count"].flatten().tolist() == [0, 1, 2, 3, 4] and counts[0]["count"].item() == 7
 
 
 def test_batched_groups_go_as_stacks() -> None:

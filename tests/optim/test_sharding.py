@@ -41,7 +41,7 @@ def test_two_processes_equal_one(name: str, tmp_path: Path) -> None:
     assert difference(torch.load(tmp_path / "train.pt"), on_one_process(name)) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("name", ["adamw", "remembered"])
 def test_checkpoint_resumes_on_another_number_of_processes(name: str, tmp_path: Path) -> None:
     launch("save", name, tmp_path, 2)
     launch("load", name, tmp_path, 3)

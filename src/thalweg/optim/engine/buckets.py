@@ -22,8 +22,9 @@ class Bucket:
     Args:
         params: the parameters.
         states: their entries in the optimizer's state.
-        names: keys of the tensors in these.
+        names: keys of the tensors in these that passes work on.
         numbers: the parameters' numbers in the optimizer.
+        matrix_names: keys of the tensors that go with whole matrices.
 
     Attributes:
         sharding: how the parameters lie on several processes; None if they don't.
@@ -32,7 +33,12 @@ class Bucket:
     """
 
     def __init__(
-        self, params: list[Tensor], states: list[dict[str, Any]], names: Sequence[str], numbers: list[int]
+        self,
+        params: list[Tensor],
+        states: list[dict[str, Any]],
+        names: Sequence[str],
+        numbers: list[int],
+        matrix_names: Sequence[str] = (),
     ) -> None:
         self.params, self.states, self.numbers = params, states, numbers
         self.sharding = sharding_of(params[0])
@@ -40,8 +46,8 @@ class Bucket:
         self.local_states = [{key: plain(local(state[key])) for key in names} for state in states]
         self.grids = [_grid(p, q, self.sharding) for p, q in zip(params, self.locals, strict=True)]
         self.notes: dict[Any, Any] = {}
-        self._tensors = [[state[key] for key in names] for state in states]
-        self._names = names
+        self._names = (*names, *matrix_names)
+        self._tensors = [[state[key] for key in self._names] for state in states]
         self._marks = [_mark(p) for p in params]
         self._plain = self.sharding is None and all(p is q for p, q in zip(params, self.locals, strict=True))
 

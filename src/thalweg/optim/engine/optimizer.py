@@ -13,9 +13,19 @@ from torch import Tensor, nn
 from thalweg.optim.engine.buckets import Bucket, plain
 from thalweg.optim.engine.compiling import Compiler, Program
 from thalweg.optim.engine.gradient_norm import gradient_norm
-from thalweg.optim.engine.matrices import Shape, map_stacks, matrix_shape
-from thalweg.optim.engine.passes import GRADIENT, BoundTransform, Call, Pass, bind, random_keys, split
-from thalweg.optim.engine.sharding import local, sharding_of
+from thalweg.optim.engine.matrices import Shape, State, as_stack, is_batched, map_stacks, matrix_shape, state_layout
+from thalweg.optim.engine.passes import (
+    GRADIENT,
+    BoundTransform,
+    Call,
+    Pass,
+    bind,
+    compute_dtype,
+    hypers_of,
+    random_keys,
+    split,
+)
+from thalweg.optim.engine.sharding import local, sharding_of, zeros_beside
 from thalweg.optim.engine.transform import Chain, Transform
 
 Params = nn.Module | Iterable[Any]
@@ -229,34 +239,40 @@ class ChainedOptimizer(torch.optim.Optimizer):
                     state["step"] = step
                 yield kept, gradients, step  # type: ignore[misc]
                 return
-        names = [key for own in chain.state_names for key in own]
+        names, matrix_names = chain.state_keys(of_matrices=False), chain.state_keys(of_matrices=True)
         members: dict[Any, list[int]] = {}
         for place, (param, gradient) in enumerate(zip(group["params"], gradients, strict=True)):
             if gradient is None:
                 continue
             state = self.state[param]
             if not state:
-                self._init_state(param, state, chain)
+                self._init_state(param, state, chain, group)
             step = 0
             if counts:
                 step = state["step"] = int(state["step"]) + 1
             members.setdefault((param.dtype, param.device, sharding_of(param), step), []).append(place)
         for (*_, step), places in members.items():
             params = [group["params"][place] for place in places]
-            bucket = Bucket(params, [self.state[p] for p in params], names, [first + place for place in places])
+            numbers = [first + place for place in places]
+            bucket = Bucket(params, [self.state[p] for p in params], names, numbers, matrix_names)
             if len(places) == len(gradients):
                 self._kept[index, chain] = bucket
             yield bucket, [gradients[place] for place in places], step  # type: ignore[misc]
 
-    def _init_state(self, param: Tensor, state: dict[str, Any], chain: Chain) -> None:
+    def _init_state(self, param: Tensor, state: dict[str, Any], chain: Chain, group: dict[str, Any]) -> None:
         dtype = self._settings.state_dtype
         if dtype is None or param.is_complex():
             dtype = torch.float32 if param.dtype in (torch.bfloat16, torch.float16) else param.dtype
         if self._counts_steps(chain):
             state["step"] = 0
-        for keys in chain.state_names:
-            for key in keys:
-                state[key] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
+        for transform, keys in zip(chain, chain.state_names, strict=True):
+            if transform.type.kind != "matrix":
+                for key in keys:
+                    state[key] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
+                continue
+            layout = state_layout(transform, param.shape, hypers_of(transform, group), is_batched(group))
+            for key, (shape, own) in zip(keys, layout.values(), strict=True):
+                state[key] = zeros_beside(param, shape, own or dtype)
 
     def _program(self, group: dict[str, Any], bucket: Bucket, gradients: list[Tensor], step: int) -> Program:
         """The step for one bucket, pass by pass: yields calls, takes what they hand on, and does what lies in between."""
@@ -296,15 +312,29 @@ class ChainedOptimizer(torch.optim.Optimizer):
         self, transform: BoundTransform, group: dict[str, Any], bucket: Bucket, updates: list[Tensor]
     ) -> list[Tensor]:
         keywords = dict(transform.static)
-        batched, vectors = bool(group.get("batched", False)), transform.type.vectors
-        shapes: list[Shape] = [matrix_shape(p.shape, batched, vectors) for p in bucket.params]
+        kind, batched = transform.type, is_batched(group)
+        shapes: list[Shape] = [matrix_shape(p.shape, batched, kind.vectors) for p in bucket.params]
+        widened = [name for name, declared in kind.matrix_state.items() if not isinstance(declared, tuple)]
+        dtype = compute_dtype(bucket.params[0].dtype)
 
-        def function(stack: Tensor) -> Tensor:
-            return transform.type.update(stack, **keywords)
+        def function(stack: Tensor, state: State) -> Tensor:
+            if not kind.state:
+                return kind.update(stack, **keywords)
+            given = {name: t.to(dtype) if name in widened else t for name, t in state.items()}
+            new = dict(given)
+            done = kind.update(stack, new, **keywords)
+            state.update({name: new[name] for name in given if new[name] is not given[name]})
+            return done
 
+        states = [
+            {name: own[key] for name, key in zip(kind.state, transform.state_keys, strict=True)}
+            for own in bucket.states
+        ]
         if bucket.sharding is None:
-            return map_stacks(function, updates, shapes)
-        return bucket.sharding.map_matrices(function, updates, [tuple(p.shape) for p in bucket.params], shapes)
+            whole = [{name: as_stack(local(t), batched) for name, t in state.items()} for state in states]
+            return map_stacks(function, updates, shapes, whole)
+        wholes = [tuple(p.shape) for p in bucket.params]
+        return bucket.sharding.map_matrices(function, updates, wholes, shapes, states, batched)
 
     def _has_nonfinite(self) -> bool:
         """Whether any gradient on any process holds NaN or infinity; raises instead if so asked."""
@@ -407,7 +437,10 @@ def _check_param(param: Tensor, rule: Chain, group: dict[str, Any]) -> None:
         raise ValueError(f"{kind} can't take the complex parameter of shape {tuple(param.shape)}")
     if rule.has_matrix:
         vectors = all(t.type.vectors for t in rule if t.type.kind == "matrix")
-        matrix_shape(param.shape, bool(group.get("batched", False)), vectors)
+        matrix_shape(param.shape, is_batched(group), vectors)
+        for transform in rule:
+            if transform.type.kind == "matrix":
+                state_layout(transform, param.shape, hypers_of(transform, group), is_batched(group))
 
 
 def _for_matrix(part: Pass, transform: Pass | BoundTransform, params: Sequence[Tensor]) -> Pass:

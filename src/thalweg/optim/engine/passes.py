@@ -16,7 +16,7 @@ from torch import Tensor
 
 from thalweg.optim.engine.hyperparameters import floats_like, is_dynamic, plain
 from thalweg.optim.engine.random import random_bits, round_stochastically, standard_normal, stream_key
-from thalweg.optim.engine.transform import Chain, TransformType
+from thalweg.optim.engine.transform import Chain, Transform, TransformType
 
 LR, WEIGHT_DECAY = 0, 1  # places in the list of values, before the transforms' own
 
@@ -123,7 +123,7 @@ class Pass:
 
     def one(self, param: Tensor, update: Tensor, state: Mapping[str, Tensor], numbers: _Numbers) -> _New:
         """The pass for one parameter, as a function: nothing is changed in place."""
-        x = param.to(_compute_dtype(param.dtype))
+        x = param.to(compute_dtype(param.dtype))
         u = update.to(x.dtype)
         if self.maximize and self.enter == "gradient":
             u = -u
@@ -259,7 +259,7 @@ def _update(
     return u, {key: new[name] for name, key in names if new[name] is not old[name]}
 
 
-def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """Arithmetic is done in float32 at least, whatever the parameters are stored in."""
     return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
@@ -277,6 +277,12 @@ def _positions(grid: Grid, device: torch.device) -> Tensor:
     return index
 
 
+def hypers_of(transform: Transform, group: Mapping[str, Any]) -> dict[str, Any]:
+    """The transform's hyper-parameters as plain values, looked up in a parameter group."""
+    defaults = transform.type.defaults
+    return {name: floats_like(defaults[name], plain(group[transform.group_name(name)])) for name, _ in transform.hypers}
+
+
 def bind(
     chain: Chain, group: dict[str, Any], step: int, gradient_norm: float = 0.0
 ) -> tuple[list[BoundTransform], list[float]]:
@@ -285,10 +291,7 @@ def bind(
     bound: list[BoundTransform] = []
     for transform, state_keys in zip(chain.transforms, chain.state_names, strict=True):
         kind = transform.type
-        hypers = {
-            name: floats_like(kind.defaults[name], plain(group[transform.group_name(name)]))
-            for name, _ in transform.hypers
-        }
+        hypers = hypers_of(transform, group)
         prepared = {} if kind.prepare is None else {k: float(v) for k, v in kind.prepare(step, **hypers).items()}
         if "gradient_norm" in kind.needs:
             prepared["gradient_norm"] = gradient_norm
@@ -303,6 +306,8 @@ def bind(
             else:
                 dynamic.append((name, len(values), None))
                 values.append(value)
+        if "step" in kind.needs and "step" not in prepared:
+            static.append(("step", step))
         stream = 1 + sum(b.stream > 0 for b in bound) if "normal" in kind.needs else 0
         bound.append(BoundTransform(kind, state_keys, tuple(dynamic), tuple(static), stream))
     return bound, values
@@ -347,5 +352,6 @@ def random_keys(
 
 
 def memory_words(chain: Chain) -> int:
-    """Words a parameter that a step of ``chain`` must move: gradient in, parameter and state in and out."""
-    return 3 + 2 * sum(len(keys) for keys in chain.state_names)
+    """Words a parameter that a step of ``chain`` must move: gradient in, parameter and state in and out. What matrix transforms
+    keep has shapes of its own and isn't counted."""
+    return 3 + 2 * len(chain.state_keys(of_matrices=False))

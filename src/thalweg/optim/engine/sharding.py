@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from thalweg.optim.engine.matrices import Shape, map_stacks
+from thalweg.optim.engine.matrices import Shape, StackFunction, State, as_stack, map_stacks
+from thalweg.optim.engine.owners import map_on_owners
 from thalweg.optim.engine.passes import Grid
 
 
@@ -57,33 +58,40 @@ class Sharding:
 
     def map_matrices(
         self,
-        function: Callable[[Tensor], Tensor],
-        updates: Sequence[Tensor],
-        wholes: Sequence[Sequence[int]],
+        function: StackFunction,
+        updates: list[Tensor],
+        wholes: Sequence[tuple[int, ...]],
         shapes: Sequence[Shape],
+        states: Sequence[State],
+        batched: bool,
     ) -> list[Tensor]:
         """``function`` on whole matrices, each on one process, given and returning local shards.
 
-        Matrices split by rows over one mesh dimension (FSDP2) go to their owners in one all-to-all and come back in another.
+        Matrices split by rows over one mesh dimension (FSDP2) go to their owners in one all-to-all, their state with them, and come
+        back in another.
         Other layouts (tensor parallelism beside it) are gathered on every process.
 
         Args:
             function: works on stacks (batch, m, n).
-            updates: local shards.
+            updates: local shards; the list is emptied.
             wholes: shapes of the whole parameters.
             shapes: their shapes as (batch, m, n).
+            states: DTensors, split by their first dimension over the same processes; changed in place.
+            batched: whether that dimension counts matrices.
         """
         dims = self.split_dims
         if len(dims) == 1 and self.placements[dims[0]].is_shard(0):
-            return _map_on_owners(function, updates, wholes, shapes, self.mesh.get_group(dims[0]))
-        return self._map_everywhere(function, updates, wholes, shapes)
+            return map_on_owners(function, updates, wholes, shapes, states, batched, self.mesh.get_group(dims[0]))
+        return self._map_everywhere(function, updates, wholes, shapes, states, batched)
 
     def _map_everywhere(
         self,
-        function: Callable[[Tensor], Tensor],
-        updates: Sequence[Tensor],
-        wholes: Sequence[Sequence[int]],
+        function: StackFunction,
+        updates: list[Tensor],
+        wholes: Sequence[tuple[int, ...]],
         shapes: Sequence[Shape],
+        states: Sequence[State],
+        batched: bool,
     ) -> list[Tensor]:
         from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -92,7 +100,15 @@ class Sharding:
             size = torch.Size(shape)
             strides = torch.empty(size, device="meta").stride()
             whole.append(DTensor.from_local(u, self.mesh, self.placements, shape=size, stride=strides).full_tensor())
-        done = map_stacks(function, whole, shapes)
+        updates.clear()
+        gathered = [{name: t.full_tensor() for name, t in state.items()} for state in states]  # type: ignore[attr-defined]
+        done = map_stacks(
+            function, whole, shapes, [{k: as_stack(t, batched) for k, t in state.items()} for state in gathered]
+        )
+        for state, new in zip(states, gathered, strict=True):
+            for name, t in state.items():
+                mine = distribute_tensor(new[name], self.mesh, t.placements, src_data_rank=None)  # type: ignore[attr-defined]
+                local(t).copy_(mine.to_local())
         return [distribute_tensor(d, self.mesh, self.placements, src_data_rank=None).to_local() for d in done]
 
 
@@ -127,78 +143,12 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local()
 
 
-def _map_on_owners(
-    function: Callable[[Tensor], Tensor],
-    updates: Sequence[Tensor],
-    wholes: Sequence[Sequence[int]],
-    shapes: Sequence[Shape],
-    group: Any,
-) -> list[Tensor]:
-    rank, world = dist.get_rank(group), dist.get_world_size(group)
-    owned = _share_out(shapes, world)
-    mine = owned[rank]
-    rows = {i: _rows(wholes[i][0], world) for r in range(world) for i in owned[r]}
-    per_row = {i: max(1, torch.Size(wholes[i]).numel() // max(1, wholes[i][0])) for i in rows}
+def zeros_beside(param: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Zeros on ``param``'s device; split along the first dimension over the same processes, if ``param`` is split."""
+    sharding = sharding_of(param)
+    if sharding is None:
+        return torch.zeros(tuple(shape), dtype=dtype, device=param.device)
+    from torch.distributed.tensor import Replicate, Shard, zeros
 
-    outgoing = [[updates[i].reshape(-1) for i in owned[r]] for r in range(world)]
-    incoming = [[rows[i][r] * per_row[i] for i in mine] for r in range(world)]
-    received = _exchange(outgoing, incoming, updates[0], group)
-    whole = [torch.cat([received[r][k] for r in range(world)]).view(tuple(wholes[i])) for k, i in enumerate(mine)]
-    done = map_stacks(function, whole, [shapes[i] for i in mine]) if mine else []
-
-    parts = [d.reshape(-1).split([n * per_row[i] for n in rows[i]]) for i, d in zip(mine, done, strict=True)]
-    outgoing = [[part[r] for part in parts] for r in range(world)]
-    incoming = [[updates[i].numel() for i in owned[r]] for r in range(world)]
-    returned = _exchange(outgoing, incoming, done[0] if done else _like_result(function, updates[0]), group)
-    result: list[Tensor] = [torch.empty(0)] * len(updates)
-    for r in range(world):
-        for i, flat in zip(owned[r], returned[r], strict=True):
-            result[i] = flat.view(updates[i].shape)
-    return result
-
-
-def _exchange(
-    outgoing: Sequence[Sequence[Tensor]], incoming: Sequence[Sequence[int]], like: Tensor, group: Any
-) -> list[list[Tensor]]:
-    """One all-to-all of flat tensors: ``outgoing[r]`` goes to process r, what comes from it is cut into ``incoming[r]``."""
-    empty = torch.empty(0, dtype=like.dtype, device=like.device)
-    sent = [torch.cat([empty, *tensors]) for tensors in outgoing]
-    sizes = [sum(lengths) for lengths in incoming]
-    buffer = torch.empty(sum(sizes), dtype=like.dtype, device=like.device)
-    # Raw bytes: not every backend knows every floating-point format.
-    width = like.element_size()
-    dist.all_to_all_single(
-        buffer.view(torch.uint8),
-        torch.cat(sent).view(torch.uint8),
-        [size * width for size in sizes],
-        [part.numel() * width for part in sent],
-        group=group,
-    )
-    return [list(part.split(list(lengths))) for part, lengths in zip(buffer.split(sizes), incoming, strict=True)]
-
-
-def _share_out(shapes: Sequence[Shape], world: int) -> list[list[int]]:
-    """Matrices for each process: the costliest first, each to the one with the least work so far."""
-
-    def cost(shape: Shape) -> int:
-        batch, m, n = shape
-        return batch * m * n * min(m, n)
-
-    owned: list[list[int]] = [[] for _ in range(world)]
-    load = [0] * world
-    for i in sorted(range(len(shapes)), key=lambda i: -cost(shapes[i])):
-        r = load.index(min(load))
-        owned[r].append(i)
-        load[r] += cost(shapes[i])
-    return owned
-
-
-def _rows(total: int, world: int) -> list[int]:
-    """Rows that each process holds of a tensor split by rows: equal chunks, the last ones shorter or empty."""
-    chunk = -(-total // world)
-    return [max(0, min(chunk, total - r * chunk)) for r in range(world)]
-
-
-def _like_result(function: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
-    """What ``function`` returns, dtype-wise, for a process that owns no matrix."""
-    return function(torch.zeros(1, 1, 1, dtype=like.dtype, device=like.device))
+    placements = [Replicate() if p.is_replicate() else Shard(0) for p in sharding.placements]
+    return zeros(*shape, dtype=dtype, device_mesh=sharding.mesh, placements=placements)

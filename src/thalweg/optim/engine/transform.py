@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from thalweg.optim.engine.hyperparameters import check_hyperparameter, check_length, plain
 
 RESERVED = frozenset({"params", "param_names", "lr", "initial_lr", "rule", "maximize", "batched"})
@@ -29,6 +31,13 @@ RESERVED = frozenset({"params", "param_names", "lr", "initial_lr", "rule", "maxi
 
 GIVEN = frozenset({"lr", "normal", "rows", "gradient_norm"})
 """Keyword-only arguments of an update function that the engine fills in."""
+
+GIVEN_TO_MATRICES = frozenset({"step"})
+"""Those of a matrix transform."""
+
+StateShape = Callable[..., tuple[int, ...]]
+MatrixState = Mapping[str, StateShape | tuple[StateShape, torch.dtype]]
+"""State of one m x n matrix by name: ``shape(m, n, **hypers)``, or that and a dtype."""
 
 
 class TransformType:
@@ -38,7 +47,7 @@ class TransformType:
         self,
         update: Callable[..., Any],
         kind: str,
-        state: tuple[str, ...] = (),
+        state: tuple[str, ...] | MatrixState = (),
         sums: Callable[..., Any] | None = None,
         prepare: Callable[..., dict[str, float]] | None = None,
         input_dtype: Callable[..., Any] | None = None,
@@ -47,16 +56,17 @@ class TransformType:
     ) -> None:
         parameters = inspect.signature(update).parameters.values()
         keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
-        self.update, self.kind, self.state, self.sums, self.prepare = update, kind, state, sums, prepare
+        self.update, self.kind, self.sums, self.prepare = update, kind, sums, prepare
+        self.state: tuple[str, ...] = tuple(state)
+        self.matrix_state = dict(state) if isinstance(state, Mapping) else {}
         self.input_dtype, self.switch, self.vectors = input_dtype, switch, vectors
         self.defaults: dict[str, Any] = {p.name: p.default for p in keywords if p.default is not p.empty}
         self.needs: frozenset[str] = frozenset(p.name for p in keywords if p.default is p.empty)
         # Sums may also want the gradient that the step started from, as the third argument.
         self.sums_of_gradient = sums is not None and len(inspect.signature(sums).parameters) == 3
-        if (kind == "matrix" and self.needs) or (prepare is None and self.needs - GIVEN):
-            raise TypeError(
-                f"{update.__name__}: keyword-only arguments need a default: {', '.join(sorted(self.needs))}"
-            )
+        lacking = self.needs - (GIVEN_TO_MATRICES if kind == "matrix" else GIVEN)
+        if lacking and (prepare is None or (kind == "matrix" and lacking & GIVEN)):
+            raise TypeError(f"{update.__name__}: keyword-only arguments need a default: {', '.join(sorted(lacking))}")
         self.__name__, self.__qualname__, self.__module__ = update.__name__, update.__qualname__, update.__module__
         self.__doc__ = update.__doc__
         self.__signature__ = inspect.Signature(
@@ -146,7 +156,7 @@ class Chain:
     @property
     def needs_step(self) -> bool:
         """Whether any transform depends on the step count."""
-        return any(t.type.prepare or "normal" in t.type.needs for t in self)
+        return any(t.type.prepare or t.type.needs & {"normal", "step"} for t in self)
 
     @property
     def needs_gradient_norm(self) -> bool:
@@ -167,6 +177,11 @@ class Chain:
     def has_matrix(self) -> bool:
         """Whether any transform works on whole matrices."""
         return any(t.type.kind == "matrix" for t in self)
+
+    def state_keys(self, of_matrices: bool) -> list[str]:
+        """Keys of the tensors that matrix transforms, or all others, keep."""
+        pairs = zip(self.transforms, self.state_names, strict=True)
+        return [key for t, keys in pairs if (t.type.kind == "matrix") is of_matrices for key in keys]
 
     def check(self, group: Mapping[str, Any]) -> None:
         """Raise a :class:`ValueError` for the first hyper-parameter in a parameter group that is out of its range."""
@@ -255,16 +270,32 @@ def layerwise(
 
 
 def matrix(
-    *, input_dtype: Callable[..., Any] | None = None, vectors: bool = False
+    *,
+    state: MatrixState | None = None,
+    prepare: Callable[..., dict[str, float]] | None = None,
+    input_dtype: Callable[..., Any] | None = None,
+    vectors: bool = False,
 ) -> Callable[[Callable[..., Any]], TransformType]:
     """Declare a transform ``f(stack, *, ...) -> stack`` of matrices ``(batch, m, n)``, m counting outputs.
 
     Args:
+        state: what is kept for each matrix, as ``{name: shape}``; then it is ``f(stack, state, *, ...) -> stack``. The function
+            ``shape(m, n, **hypers) -> tuple`` gives the state's shape for one m x n matrix, of one dimension or more, zero at the
+            start; raise a :class:`ValueError` there for matrices that the transform can't take. ``f`` reads ``state[name]``, of
+            shape ``(batch, *shape)``, in the parameters' dtype (float32 at least), and assigns the new tensor to it; it changes
+            nothing in place. ``{name: (shape, torch.int64)}`` keeps state in a dtype of its own instead.
+        prepare: see :func:`elementwise`.
         input_dtype: ``input_dtype(device, dtype, **hypers) -> torch.dtype`` the updates should arrive in; default: as they are.
         vectors: take parameters of fewer than two dimensions too, as one row; else they are refused at construction.
+
+    Keyword-only arguments of ``f`` without a default are filled in: the names that ``prepare`` returns, and ``step``, the number of
+    the step, from 1.
+
+    In the optimizer's state a matrix has its own tensor ``shape``, or ``(matrices, *shape)`` in groups with ``batched=True``. Sharded
+    parameters' state is sharded along its first dimension, and goes to the matrix's owner and back together with the matrix.
     """
 
     def declare(update: Callable[..., Any]) -> TransformType:
-        return TransformType(update, "matrix", input_dtype=input_dtype, vectors=vectors)
+        return TransformType(update, "matrix", state or (), prepare=prepare, input_dtype=input_dtype, vectors=vectors)
 
     return declare
