@@ -31,8 +31,8 @@ A cell counts if its speed-up is at least 1.25 and TrAct's accuracy after 9 epoc
 paired differences) below plain training's after 12.
 Reproduced: at least 4 cells count. Partly: 2 or 3. Not reproduced: fewer.
 Control, on the convolutional network: plain training on patches that are whitened by the training set's second moments with the
-same ridge, its rate chosen alike. If its accuracy after 9 epochs isn't below TrAct's (95% interval) with either optimizer, input
-whitening explains the gain. A perceptron on MNIST digits is shown; it decides nothing."""
+same ridge, its rate chosen alike. If its accuracy after 9 epochs isn't below TrAct's (95% interval) with one of the optimizers at
+least, input whitening explains the gain. A perceptron on MNIST digits is shown; it decides nothing."""
 
 SCALES = {"smoke": Scale(seeds=(0,), seconds=10), "cpu": Scale(seeds=(11, 12, 13), seconds=290)}
 
