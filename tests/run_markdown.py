@@ -3,7 +3,8 @@
 A fence's language says what happens to it:
 
 - ``python`` blocks run in one namespace, one after the other.
-- ``sh`` blocks run in bash, ``console`` blocks too (lines that begin with ``$``, what follows being what they print).
+- ``sh`` blocks run in bash, ``console`` blocks too (lines that begin with ``$``, what follows being what they print). Where
+  all commands of a console block are ``thalweg``, they run in this process, which spares loading torch for each.
 - ``output`` is what the block before it printed; ``...`` stands for anything.
 - other languages (``text``, ``json``, ...) are for reading.
 
@@ -18,6 +19,7 @@ import doctest
 import io
 import os
 import re
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -88,7 +90,7 @@ def run(path: Path) -> None:
         elif block.not_run is None and block.language == "python":
             printed = run_python(block, namespace if block.module is None else {"__name__": block.module})
         elif block.not_run is None and block.language in RUN:
-            printed = run_shell(block)
+            printed = run_thalweg(block) if only_thalweg(block) else run_shell(block)
             if block.language == "console":
                 shown = "".join(x for x in block.code.splitlines(keepends=True) if not x.startswith("$"))
                 compare(block, shown, printed)
@@ -115,6 +117,33 @@ def run_shell(block: Block) -> str:
     if done.returncode:
         raise RuntimeError(f"{block.place}: exit code {done.returncode}\n{done.stdout}")
     return done.stdout
+
+
+def only_thalweg(block: Block) -> bool:
+    """Whether this is a console block with no other program than ``thalweg`` and nothing that a shell would have to do."""
+    found = [shlex.split(line) for line in commands(block).splitlines()]
+    words = [word for line in found for word in line]
+    plain = not any(word in ("|", "&&", ";", "&") or word[:1] in "<>" or "$" in word or "*" in word for word in words)
+    return block.language == "console" and plain and all(line[:1] == ["thalweg"] for line in found)
+
+
+def run_thalweg(block: Block) -> str:
+    """Run the commands of a block in this process; what they printed on standard output."""
+    from thalweg.cli import main
+
+    printed, before = io.StringIO(), sys.argv
+    try:
+        for line in commands(block).splitlines():
+            sys.argv = shlex.split(line)
+            try:
+                with contextlib.redirect_stdout(printed):
+                    main()
+            except SystemExit as end:
+                if end.code:
+                    raise RuntimeError(f"{block.place}: exit code {end.code}\n{printed.getvalue()}") from None
+    finally:
+        sys.argv = before
+    return printed.getvalue()
 
 
 def compare(block: Block, wanted: str, got: str) -> None:
