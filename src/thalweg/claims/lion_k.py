@@ -78,7 +78,7 @@ def run(scale: str, seed: int, *, report: Report) -> Measurement:
     size = SIZES[scale]
     report(0.0, "quadratics")
     numbers, curves = _quadratics(size, seed)
-    nets = _networks(size, seed, lambda share: report(0.4 + 0.6 * share, "networks"))
+    nets = _networks(size, seed, lambda share: report(0.3 + 0.7 * share, "networks"))
     ends: dict[str, list[tuple[float, float, float]]] = {}
     for (arm, decay), (found, distances) in nets.items():
         numbers |= {f"network, {arm}, L {decay:g}: {key}": value for key, value in found.items()}
@@ -268,8 +268,8 @@ def _networks(
     box = torch.tensor([[1 / net.decay] for net in nets])
 
     def outside() -> Tensor:
-        largest = torch.stack(torch._foreach_norm([w.detach() for w in matrices], math.inf))
-        return (largest.view(len(nets), 2) - box).amax(1).clamp(min=0)
+        ends = torch.stack([torch.stack(torch.aminmax(w.detach())) for w in matrices])
+        return (ends.abs().view(len(nets), 4) - box).amax(1).clamp(min=0)
 
     distances = [outside()]
     generator = torch.Generator().manual_seed(seed)
