@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "linalg": set[str](),
     "autodiff": {"linalg"},
     "registry": set[str](),
+    "testing": SHARED,
     "tasks": {*SEAMS, *SHARED},
     "race": {*SEAMS, *SHARED, "tasks"},
     "claims": {*SEAMS, *SHARED, "tasks", "race", "catalog"},
