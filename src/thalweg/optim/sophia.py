@@ -186,7 +186,7 @@ class Sophia(ChainedOptimizer):
         for group, param, estimate in given:
             state = self.state[param]
             if not state:
-                self._init_state(param, state, self.rule_of(group))
+                self._init_state(param, state, self.rule_of(group), group)
             running, fresh = map(_real, (local(state["hessian"]), local(estimate)))
             beta = float(group["betas"][1])
             wide = torch.promote_types(running.dtype, torch.float32)
