@@ -115,7 +115,7 @@ def test_no_layer_of_one_input_beats_the_step(n):
 @pytest.mark.parametrize("units", [1, 8])
 def test_relu_step_on_prompts(units):
     """The best step for the prompts, E[g x_q . h] / E[(x_q . h)^2], and its loss; any number of units."""
-    dim, n, count = 3, 4, 200_000
+    dim, n, count = 3, 4, 60_000
     draws = torch.Generator().manual_seed(units)
     prompts = relu_prompts(count, n, dim, units=units, noise_var=0.5, generator=draws)
     unit = preconditioned_gd_predict(prompts.X, prompts.y, prompts.xq, 1.0)
