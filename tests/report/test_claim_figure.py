@@ -94,6 +94,29 @@ def test_a_single_value_of_theory_is_seen() -> None:
     assert "h40" in svg
 
 
+def test_a_line_that_explodes_does_not_flatten_the_others() -> None:
+    calm = line([4.0, 3.0, 2.0, 1.0, 0.5], label="calm")
+    wild = line([4.0, 40.0, 1e9], label="wild", role="control")
+    for log in ("", "y"):
+        panel = Panel("p", "A panel", "step", "loss", log)  # type: ignore[arg-type]
+        svg = draw(result([calm, wild]), (panel,))
+        assert (
+            "cut off where it explodes" in svg
+            and "1e9" not in texts(svg)
+            and "wild (control): 4.00 at 1.00 to 1e9 at 3.00" in svg
+        )
+        heights = [
+            float(y)
+            for d in re.findall(r' d="(M[^"]+)" style="fill:none;stroke:#', svg)
+            for y in re.findall(r"[ML][\d.]+ ([-\d.]+)", d)
+        ]
+        assert min(heights) == 26  # the top of the frame, which the wild line meets
+        ends = draw(result([calm, line([4.0, 3.0, 2.0], label="wild")]), (panel,))
+        assert "cut off" not in ends and "cut off" not in draw(result([wild]), (panel,))
+    mild = line([4.0, 6.0], label="mild")  # breaks off at its highest value, but near the others
+    assert "cut off" not in draw(result([calm, mild]), (PANEL,))
+
+
 def test_the_legend_says_the_role_once() -> None:
     same = [line([1, 2], label="mode"), line([1, 2], label="mode", role="theory")]
     assert texts(draw(result(same), (PANEL,))).count("theory") == 1

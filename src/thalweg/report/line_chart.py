@@ -53,10 +53,14 @@ class Axis:
         found = log_ticks(self.low, self.high, 6) if self.log else linear_ticks(self.low, self.high, 6)
         return found if len(found) > 1 else linear_ticks(self.low, self.high, 4)
 
+    def scaled(self, values: Array) -> Array:
+        """Values as distances along it."""
+        return np.log(values) if self.log else values
+
     def place(self, values: Array, start: float, length: float) -> Array:
         """Where values lie on a line from ``start``; ``length`` is negative upwards. NaN stays NaN."""
         low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
-        return start + ((np.log(values) if self.log else values) - low) / (high - low) * length
+        return start + (self.scaled(values) - low) / (high - low) * length
 
 
 @dataclass(frozen=True)
@@ -92,17 +96,43 @@ def line_chart(title: str, x_name: str, y_name: str, log: str, lines: Sequence[S
         description: the same in words.
     """
     x_axis = Axis.of(x_name, np.concatenate([line.places for line in lines]), "x" in log, 0.02)
-    y_axis = Axis.of(y_name, np.concatenate([line.values for line in lines]), "y" in log, 0.05)
+    y_axis, cut = _y_axis(y_name, lines, "y" in log)
     left = 8 + 0.58 * _TYPE * max(len(tick(value)) for value in y_axis.ticks)
     frame = (left, _TOP, WIDTH - left - _RIGHT, _HEIGHT)
     inside, around = Element("g"), Element("g")
     _draw_axes(inside, around, x_axis, y_axis, frame)
+    if cut:
+        _text(around, WIDTH - _RIGHT, _TOP - 12, "↑ cut off where it explodes", _TYPE - 1.5, "--muted", "end")
     for line in sorted(lines, key=lambda line: line.role == "theory"):
         _draw_series(
             inside, line, lambda x: x_axis.place(x, left, frame[2]), lambda y: y_axis.place(y, _TOP + _HEIGHT, -_HEIGHT)
         )
     height = _draw_legend(around, legend, _TOP + _HEIGHT + _BELOW)
     return Chart(clean(title), clean(description), height, frame, inside, around)
+
+
+def _y_axis(name: str, lines: Sequence[Series], log: bool) -> tuple[Axis, bool]:
+    """The y axis, and whether lines leave it: those that break off at their highest value, far above all others.
+
+    A run that explodes must not flatten the rest; of such a line the beginning alone makes room.
+    """
+    whole = Axis.of(name, np.concatenate([line.values for line in lines]), log, 0.05)
+    end = max(float(np.nanmax(line.places)) for line in lines)
+    leaving = [line for line in lines if _breaks_off(line, end)]
+    if not leaving or len(leaving) == len(lines):
+        return whole, False
+    rest = [line.values for line in lines if line not in leaving]
+    starts = [values[np.isfinite(values)][:1] for values in (line.path[1] for line in leaving)]
+    near = Axis.of(name, np.concatenate([*rest, *starts]), log, 0.05)
+    low, high, top = near.scaled(np.array([near.low, near.high, whole.high]))
+    return (near, True) if top > high + (high - low) else (whole, False)
+
+
+def _breaks_off(line: Series, end: float) -> bool:
+    """Whether the line ends before the others and at its highest value."""
+    x, y = line.path
+    good = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
+    return bool(len(good) > 1 and x[good[-1]] < end and y[good[-1]] == y[good].max() > y[good[0]])
 
 
 def empty_chart(title: str, words: str) -> Chart:
@@ -144,7 +174,7 @@ def _draw_series(inside: Element, line: Series, across: Callable[[Array], Array]
             _path(group, _trace(across(x), up(y)), f"fill:none;stroke:{colour};stroke-width:1{dash}")
         return
     x, median = across(line.curve.steps), up(line.curve.median)
-    low, high = up(line.curve.low), up(line.curve.high)
+    low, high = np.maximum(up(line.curve.low), _TOP), np.maximum(up(line.curve.high), _TOP)
     if line.curve.runs > 1 and bool((line.curve.high > line.curve.low).any()):
         _path(group, _band(x, low, high), f"fill:{colour};fill-opacity:.17")
         if np.isfinite(median).sum() == 1:
@@ -160,7 +190,7 @@ def _draw_series(inside: Element, line: Series, across: Callable[[Array], Array]
         every = max(1, math.ceil(len(x) / _MARKERS))
         shift = 2 * look.index + (every // 2 if line.role == "theory" else 0)  # so that markers don't cover each other
         for i in range(shift % every if len(x) > every else 0, len(x), every):
-            if math.isfinite(x[i] + median[i]):
+            if math.isfinite(x[i] + median[i]) and median[i] >= _TOP:
                 _marker(group, look, x[i], median[i])
 
 
@@ -178,15 +208,27 @@ def _draw_legend(around: Element, legend: Sequence[tuple[str, Mark]], top: float
 
 
 def _trace(x: Array, y: Array) -> str:
-    """A path through the points, with a gap where one is missing."""
-    parts, pen = [], "M"
+    """A path through the points, with a gap where one is missing and an end where it leaves the frame upwards."""
+    parts, pen, last = [], "M", (math.nan, math.nan)
     for a, b in zip(x.tolist(), y.tolist(), strict=True):
         if not math.isfinite(a + b):
             pen = "M"
-            continue
-        parts.append(f"{pen}{_n(a)} {_n(b)}")
-        pen = "L"
+        elif b >= _TOP:
+            if last[1] < _TOP:
+                parts.append(f"M{_n(_crossing(last, (a, b)))} {_n(_TOP)}")
+                pen = "L"
+            parts.append(f"{pen}{_n(a)} {_n(b)}")
+            pen = "L"
+        elif last[1] >= _TOP and pen == "L":
+            parts.append(f"L{_n(_crossing(last, (a, b)))} {_n(_TOP)}")
+            pen = "M"
+        last = (a, b) if math.isfinite(a + b) else (math.nan, math.nan)
     return "".join(parts)
+
+
+def _crossing(one: tuple[float, float], other: tuple[float, float]) -> float:
+    """Where the line between two points meets the top of the frame."""
+    return one[0] + (other[0] - one[0]) * (_TOP - one[1]) / (other[1] - one[1])
 
 
 def _band(x: Array, low: Array, high: Array) -> str:
