@@ -22,6 +22,8 @@ from thalweg.optim import (
     matrix,
     momentum,
     optimizer_state_bytes,
+    radial_projections,
+    trust_ratios,
 )
 
 STEPS = 20
@@ -87,6 +89,13 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, first: int, last: 
         optimizer.zero_grad()
 
 
+def look(name: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, object]:
+    """What the next step would use, for the rules that can be asked."""
+    x, y = (t.chunk(dist.get_world_size())[dist.get_rank()] if dist.is_initialized() else t for t in batch(STEPS))
+    nn.functional.cross_entropy(model(x), y).backward()
+    return {"lamb": trust_ratios, "adamp": radial_projections}[name](optimizer)
+
+
 def whole(model: nn.Module) -> list[torch.Tensor]:
     return [p.full_tensor() if isinstance(p, DTensor) else p.detach() for p in model.parameters()]
 
@@ -107,6 +116,8 @@ def main(task: str, name: str, folder: str) -> None:
     if task == "train":
         train(model, optimizer, 0, STEPS)
         assert all(isinstance(v, DTensor) for s in optimizer.state.values() for v in s.values() if torch.is_tensor(v))
+        if name in ("lamb", "adamp"):
+            torch.save(look(name, model, optimizer), f"{folder}/look{dist.get_rank()}.pt")
         print_on_first(f"state_bytes {optimizer_state_bytes(optimizer)}")
     elif task == "save":
         train(model, optimizer, 0, STEPS // 2)

@@ -39,6 +39,19 @@ def difference(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
 def test_two_processes_equal_one(name: str, tmp_path: Path) -> None:
     launch("train", name, tmp_path, 2)
     assert difference(torch.load(tmp_path / "train.pt"), on_one_process(name)) < 1e-5
+    if name in ("adamp", "lamb"):
+        check_looks(name, tmp_path)
+
+
+def check_looks(name: str, folder: Path) -> None:
+    """What the next step would use is the same on every process, and as on one."""
+    model = fsdp_worker.build()
+    optimizer = fsdp_worker.optimizer_for(name, model)
+    fsdp_worker.train(model, optimizer, 0, fsdp_worker.STEPS)
+    expected = fsdp_worker.look(name, model, optimizer)
+    for rank in range(2):
+        found = torch.load(folder / f"look{rank}.pt")
+        assert found == (pytest.approx(expected, rel=1e-3) if name == "lamb" else expected)
 
 
 @pytest.mark.parametrize("name", ["adamw", "remembered"])

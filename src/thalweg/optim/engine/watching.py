@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -32,27 +32,21 @@ def watch(optimizer: ChainedOptimizer, looks: Mapping[TransformType, Look[_T]]) 
     Raises:
         ValueError: no rule of the optimizer has such a transform.
     """
-    seen: list[_T] = []
-    rules = {name: _watched(chain, looks, seen) for name, chain in optimizer.rules.items()}
-    if rules == optimizer.rules:
+    if not any(transform.type in looks for chain in optimizer.rules.values() for transform in chain):
         wanted = " or ".join(kind.__name__ for kind in looks)
         raise ValueError(f"{type(optimizer).__name__} has no {wanted} in its chain")
-    _twin(optimizer, rules).step()
-    found = iter(seen)
-    result = {}
-    number = 0
+    found: dict[int, _T] = {}
+    rules: list[Chain] = []
+    names: list[str] = []
     for group in optimizer.param_groups:
-        times = sum(transform.type in looks for transform in optimizer.rule_of(group))
-        names = group.get("param_names") or [str(number + i) for i in range(len(group["params"]))]
-        for name, param in zip(names, group["params"], strict=True):
-            if param.grad is not None:
-                for _ in range(times):
-                    result[name] = next(found)
-        number += len(group["params"])
-    return result
+        numbers = range(len(rules), len(rules) + len(group["params"]))
+        names += group.get("param_names") or map(str, numbers)
+        rules += [_watched(number, optimizer.rule_of(group), looks, found) for number in numbers]
+    _twin(optimizer, rules).step()
+    return {name: found[number] for number, name in enumerate(names) if number in found}
 
 
-def _watched(chain: Chain, looks: Mapping[TransformType, Look[_T]], seen: list[_T]) -> Chain:
+def _watched(number: int, chain: Chain, looks: Mapping[TransformType, Look[_T]], found: dict[int, _T]) -> Chain:
     """The same chain, whose transforms of those types write down what they see."""
 
     def watched(transform: Transform) -> Transform:
@@ -62,7 +56,7 @@ def _watched(chain: Chain, looks: Mapping[TransformType, Look[_T]], seen: list[_
         update, look = kind.update, looks[kind]
 
         def record(u: Tensor, param: Tensor, state: Any, sums: Any, **keywords: Any) -> Any:
-            seen.append(look(sums, keywords))
+            found[number] = look(sums, keywords)
             return update(u, param, state, sums, **keywords)
 
         copy = object.__new__(TransformType)
@@ -72,18 +66,18 @@ def _watched(chain: Chain, looks: Mapping[TransformType, Look[_T]], seen: list[_
     return Chain(tuple(watched(transform) for transform in chain))
 
 
-def _twin(optimizer: ChainedOptimizer, rules: Mapping[str, Chain]) -> ChainedOptimizer:
-    """An optimizer with those rules over copies of all parameters, each in a group of its own: so it goes through them in order."""
+def _twin(optimizer: ChainedOptimizer, rules: Sequence[Chain]) -> ChainedOptimizer:
+    """An optimizer over copies of all parameters, each in a group of its own that follows its own rule."""
     groups, pairs = [], []
     for group in optimizer.param_groups:
         hypers = {key: value for key, value in group.items() if key not in ("params", "param_names")}
         for param in group["params"]:
             clone = nn.Parameter(param.detach().clone(), param.requires_grad)
             clone.grad = param.grad
-            groups.append({**hypers, "params": [clone]})
+            groups.append({**hypers, "params": [clone], "rule": str(len(groups))})
             pairs.append((param, clone))
     settings = {**asdict(optimizer._settings), "nonfinite": "propagate", "compile": False}
-    twin = ChainedOptimizer(groups, rules, lr=0.0, **settings)
+    twin = ChainedOptimizer(groups, {str(i): rule for i, rule in enumerate(rules)}, lr=0.0, **settings)
     for param, clone in pairs:
         state = optimizer.state.get(param, {})
         twin.state[clone] = {key: v.clone() if torch.is_tensor(v) else v for key, v in state.items()}
