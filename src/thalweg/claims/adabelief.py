@@ -41,7 +41,7 @@ PANELS = (
     Panel(
         "functions",
         "Functions of two variables, rate 0.001",
-        "1: |x| + |y|, 2: |x + y| + |x - y| / 10, 3: Rosenbrock, 4: Beale",
+        "function (two of absolute values, Rosenbrock, Beale)",
         "steps until it stays below 0.01",
         log="y",
     ),

@@ -42,9 +42,15 @@ The augmented test and SGD with the norm test (regression only) are shown and de
 SCALES = {"smoke": Scale(seeds=(0,), seconds=5), "cpu": Scale(seeds=(11, 12, 13), seconds=220)}
 
 PANELS = (
-    Panel("regression", "Regression: accuracy for the same samples", "steps", "right answers (%)", log="x"),
-    Panel("network", "Network: accuracy for the same samples", "steps", "right answers (%)", log="x"),
-    Panel("batch", "Regression: batch size", "samples seen", "examples in a batch", log="xy"),
+    Panel(
+        "regression",
+        "Regression: accuracy for the same samples",
+        "steps in the tuning run",
+        "right answers (%)",
+        log="x",
+    ),
+    Panel("network", "Network: accuracy for the same samples", "steps in the tuning run", "right answers (%)", log="x"),
+    Panel("batch", "Regression: batch size", "samples seen", "largest batch so far", log="xy"),
     Panel("gradient", "Regression: squared gradient, mean over the steps so far", "steps", "squared norm", log="xy"),
 )
 
@@ -102,7 +108,7 @@ def choose(scale: str, *, report: Report) -> dict[str, Any]:
     """The learning rate of every arm, and the pace of the schedule that doubles."""
     size, chosen = SIZES[scale], {}
     for place, name in enumerate(PROBLEMS):
-        problem, lrs, pace = size.problems[name], {}, 1
+        problem, lrs, counts, pace = size.problems[name], {}, {}, 1
         for number, arm in enumerate(problem.arms):
             report((place + number / len(problem.arms)) / 2, f"{name}, choosing the rate of {arm}")
             steps: dict[float, int] = {}
@@ -126,10 +132,10 @@ def choose(scale: str, *, report: Report) -> dict[str, Any]:
             else:
                 (exponent,) = problem.grid
                 scores([exponent])
-            lrs[arm] = 10**exponent
+            lrs[arm], counts[arm] = 10**exponent, steps[exponent]
             if arm == "eta 0.5":
                 pace = _pace(steps[exponent], problem.samples, size.examples)
-        chosen[name] = {"lr": lrs, "pace": pace}
+        chosen[name] = {"lr": lrs, "steps": counts, "pace": pace}
     return chosen
 
 
@@ -149,14 +155,15 @@ def run(scale: str, seed: int, *, report: Report, chosen: Mapping[str, Any]) -> 
                 f"{key}: last batch": float(found.batches[-1]), f"{key}: learning rate": chosen[name]["lr"][arm],
             }  # fmt: skip
             role: Role = "measured" if arm.startswith("eta") else "control"
-            curves.append(Curve(name, arm, (float(found.steps),), (100 * found.accuracy,), role))
+            curves.append(Curve(name, arm, (float(chosen[name]["steps"][arm]),), (100 * found.accuracy,), role))
             if name == "regression" and (arm.startswith("eta") or arm in (DOUBLING, "batch 128")):
-                seen = list(itertools.accumulate(found.batches))
-                marks = sorted({round(1.15**k) for k in range(80)} & set(range(1, len(seen) + 1)))
-                curves.append(
-                    Curve("batch", arm, tuple(float(seen[k - 1]) for k in marks),
-                          tuple(float(found.batches[k - 1]) for k in marks), role)
-                )  # fmt: skip
+                seen, largest = (
+                    list(itertools.accumulate(found.batches)),
+                    list(itertools.accumulate(found.batches, max)),
+                )
+                places = sorted({round(1.15**k) - 1 for k in range(80)} & set(range(len(seen))))
+                x, y = (tuple(float(row[k]) for k in places) for row in (seen, largest))
+                curves.append(Curve("batch", arm, x, y, role))
                 curves.append(Curve("gradient", arm, tuple(map(float, found.marks)), found.squares, role))
     return Measurement(numbers, tuple(curves))
 

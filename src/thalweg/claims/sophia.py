@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.autodiff import Closure
-from thalweg.claims.engine.contract import Curve, Measurement, Panel, Report, Role, Scale, Verdict
+from thalweg.claims.engine.contract import Curve, Measurement, Panel, Report, Scale, Verdict
 from thalweg.claims.engine.log_grid import best_on_log_grid
 from thalweg.claims.engine.paired import difference
 from thalweg.optim import SGD, AdamW, Lion, SophiaG, SophiaH
@@ -116,13 +116,11 @@ def run(scale: str, seed: int, *, report: Report, chosen: Mapping[str, Any]) -> 
         rate, extra = chosen["settings"][arm]
         found = _train(arm, rate, extra, seed, size.steps if share == "all steps" else size.steps // 2, size)
         numbers[f"{arm}, {share}: validation loss"] = found.final
-        role: Role = "measured" if share == "all steps" else "control"
-        curves.append(Curve("model", f"{arm}, {share}", found.steps, found.losses, role))
+        curves.append(Curve("model", f"{arm}, {share}", found.steps, found.losses))
         if arm == "Sophia":
             numbers[f"{arm}, {share}: share not clipped"] = sum(found.win_rates) / len(found.win_rates)
-            curves.append(
-                Curve("win rate", f"Sophia, {share}", found.steps[1:], tuple(100 * w for w in found.win_rates), role)
-            )
+            shares = tuple(100 * rate for rate in found.win_rates)
+            curves.append(Curve("win rate", f"Sophia, {share}", found.steps[1:], shares))
     return Measurement(numbers, tuple(curves))
 
 
