@@ -68,7 +68,8 @@ def _watched(number: int, chain: Chain, looks: Mapping[TransformType, Look[_T]],
 
 def _twin(optimizer: ChainedOptimizer, rules: Sequence[Chain]) -> ChainedOptimizer:
     """An optimizer over copies of all parameters, each in a group of its own that follows its own rule."""
-    groups, pairs = [], []
+    groups: list[dict[str, Any]] = []
+    pairs: list[tuple[Tensor, nn.Parameter]] = []
     for group in optimizer.param_groups:
         hypers = {key: value for key, value in group.items() if key not in ("params", "param_names")}
         for param in group["params"]:
