@@ -191,3 +191,18 @@ def test_wrong_arguments(stack: torch.Tensor, steps: int, message: str) -> None:
     with pytest.raises(ValueError) as caught:
         newton_schulz(stack, steps)
     assert str(caught.value) == message
+
+
+def test_exact_polar_factor() -> None:
+    g = torch.stack([randoms(5, 3), randoms(5, 3, seed=1) @ torch.diag(torch.tensor([1.0, 1.0, 0.0], dtype=F64))])
+    factor = polar.polar(g)
+    torch.testing.assert_close(
+        torch.linalg.svdvals(factor), torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]], dtype=F64)
+    )
+    stretch = factor.mT @ g  # g = factor @ stretch, symmetric and positive
+    torch.testing.assert_close(stretch, stretch.mT)
+    torch.testing.assert_close(factor @ stretch, g)
+    assert torch.linalg.eigvalsh(stretch).min() > -1e-12
+    assert not polar.polar(torch.zeros(2, 3)).any()
+    g[0, 1, 1] = float("nan")
+    assert polar.polar(g)[0].isnan().all() and torch.equal(polar.polar(g)[1], factor[1])
