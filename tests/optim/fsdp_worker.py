@@ -51,19 +51,23 @@ def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         "count": (lambda m, n, **_: (1,), torch.int64),
     }
 )
-def remembered(stack: torch.Tensor, state: dict[str, torch.Tensor], *, step: int, every: int = 7) -> torch.Tensor:
+def remembered(
+    stack: torch.Tensor, state: dict[str, torch.Tensor], *, step: int, every: int = 7
+) -> tuple[torch.Tensor, ...]:
     """Keeps something of every kind beside each matrix."""
     if step % every == 1:
         state["basis"] = stack[:, : state["basis"].shape[1]] + 0.0
         state["count"] = state["count"] + 1
     state["row_mean"] = 0.9 * state["row_mean"] + 0.1 * stack.abs().mean(-1, keepdim=True)
-    return stack / (state["row_mean"] + 0.1) + 0.1 * state["count"][..., None] * state["basis"].mean(1, keepdim=True)
+    stack = stack + 0.1 * state["count"][..., None] * state["basis"].mean(1, keepdim=True)
+    return stack, 1 / (state["row_mean"] + 0.1)
 
 
 def optimizer_for(name: str, model: nn.Module) -> torch.optim.Optimizer:
     if name == "remembered":
         groups = [
-            {"params": [p for p in model.parameters() if p.ndim >= 2]},
+            {"params": [p for p in model.parameters() if p.ndim >= 2 and len(p) != 33]},
+            {"params": [p for p in model.parameters() if p.ndim >= 2 and len(p) == 33], "split": 3},
             {"params": [p for p in model.parameters() if p.ndim < 2], "rule": "plain"},
         ]
         return ChainedOptimizer(groups, {"matrices": momentum(ema=True) >> remembered(), "plain": momentum()}, lr=1e-2)

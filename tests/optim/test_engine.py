@@ -27,7 +27,7 @@ from thalweg.optim import (
     trust_ratio,
 )
 from thalweg.optim.engine import matrices
-from thalweg.optim.engine.matrices import map_stacks, matrix_shape
+from thalweg.optim.engine.matrices import View, map_stacks
 from thalweg.optim.engine.passes import Pass, bind, split
 
 calls: list[tuple[int, ...]] = []
@@ -57,6 +57,16 @@ def by_rate(update: Tensor, param: Tensor, state: dict[str, Tensor], *, lr: floa
 @layerwise(sums=lambda update, param: ((update * update).sum(),))
 def unit(update: Tensor, param: Tensor, state: dict[str, Tensor], sums: tuple[Tensor]) -> Tensor:
     return update / sums[0].sqrt()
+
+
+def largest_possible(update: Tensor, param: Tensor, totals: tuple[Tensor, ...]) -> tuple[Tensor]:
+    return ((update.abs() / totals[1].sqrt()).sum(),)
+
+
+@layerwise(sums=(lambda update, param: (update.sum(), update.square().sum()), largest_possible))
+def in_two_stages(update: Tensor, param: Tensor, state: dict[str, Tensor], sums: tuple[Tensor, ...]) -> Tensor:
+    """Adds the sum, and the sum of absolute values over the norm, which needs the norm first."""
+    return update + sums[0] + 100 * sums[2]
 
 
 @matrix()
@@ -200,13 +210,13 @@ def test_a_chain_needs_transforms() -> None:
     ],
 )
 def test_matrix_shape(shape, batched, expected) -> None:
-    assert matrix_shape(shape, batched) == expected
+    assert View(batched).shape(shape) == expected
 
 
 @pytest.mark.parametrize("shape", [(), (5,)])
 def test_matrix_shape_needs_two_dimensions(shape) -> None:
     with pytest.raises(ValueError) as caught:
-        matrix_shape(shape)
+        View().shape(shape)
     assert str(caught.value) == f"a matrix rule needs parameters of two dimensions or more, not shape {shape}"
 
 
@@ -220,10 +230,10 @@ def test_stacks_are_cut_where_they_grow_too_large(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(matrices, "MAX_STACK", 10)
     sizes = []
     updates = [torch.full((2, 2), float(i)) for i in range(5)]
-    done = map_stacks(lambda s, _: sizes.append(len(s)) or 2 * s, updates, [(1, 2, 2)] * 5)
+    done, _ = map_stacks(lambda s, _: (sizes.append(len(s)) or 2 * s, None), updates, [(1, 2, 2)] * 5)
     assert sizes == [2, 2, 1] and [d[0, 0].item() for d in done] == [0, 2, 4, 6, 8]
     assert updates == []  # old and new updates needn't all lie in memory at once
-    huge = map_stacks(lambda s, _: s + 1, [torch.zeros(4, 4)], [(1, 4, 4)])
+    huge, _ = map_stacks(lambda s, _: (s + 1, None), [torch.zeros(4, 4)], [(1, 4, 4)])
     assert torch.equal(huge[0], torch.ones(4, 4))
 
 
@@ -233,14 +243,15 @@ def test_stacks_of_experts_are_cut_within_a_parameter(monkeypatch: pytest.Monkey
     experts = torch.arange(5.0)[:, None, None].expand(5, 2, 2)
     counts = [{"count": torch.zeros(n, 1)} for n in (1, 5, 1, 1)]
 
-    def double(stack: Tensor, state: dict[str, Tensor]) -> Tensor:
+    def double(stack: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         sizes.append(len(stack))
         state["count"] = state["count"] + stack[:, 0, :1]
-        return 2 * stack
+        return 2 * stack, stack[:, :1, :1]
 
     one = torch.full((2, 2), 7.0)
-    done = map_stacks(double, [one, experts, one, one], [(1, 2, 2), (5, 2, 2), (1, 2, 2), (1, 2, 2)], counts)
+    done, scales = map_stacks(double, [one, experts, one, one], [(1, 2, 2), (5, 2, 2), (1, 2, 2), (1, 2, 2)], counts)
     assert sizes == [3, 3, 2] and torch.equal(done[1], 2 * experts) and torch.equal(done[3], 2 * one)
+    assert scales[1].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4] and scales[2].tolist() == [7, 7]
     assert counts[1]["count"].flatten().tolist() == [0, 1, 2, 3, 4] and counts[0]["count"].item() == 7
 
 
@@ -262,7 +273,7 @@ def program(chain, sharded: bool) -> list[str]:
     return [
         f"{p.enter}:{','.join(t.type.__name__ for t in p.transforms)}:{p.leave}"
         if isinstance(p, Pass)
-        else p.type.__name__
+        else "+".join(t.type.__name__ for t in p)
         for p in parts
     ]
 
@@ -280,6 +291,17 @@ def test_programs() -> None:
         "update:scaled,trust_ratio:sums",
         "sums:trust_ratio:apply",
     ]
+    assert program(momentum() >> orthogonalize() >> recorded() >> scaled(), False) == [
+        "gradient:momentum:matrix",
+        "orthogonalize+recorded",
+        "update:scaled:apply",
+    ]
+    assert program(scaled() >> in_two_stages() >> unit(), True) == [
+        "gradient:scaled,in_two_stages:sums",
+        "sums:in_two_stages:sums",
+        "sums:in_two_stages,unit:sums",
+        "sums:unit:apply",
+    ]
     assert program(orthogonalize(), False) == ["gradient::matrix", "orthogonalize", "update::apply"]
 
 
@@ -288,6 +310,11 @@ class Alone(ChainedOptimizer):
 
     def __init__(self, params, **options) -> None:
         super().__init__(params, {"plain": scaled(), "mean": averaged()}, lr=1.0, **options)
+
+
+def test_sums_that_need_others_first() -> None:
+    (update,), _ = stepped(in_two_stages())
+    assert torch.equal(update, torch.full((2, 2), 1 + 4 + 100 * 2.0, dtype=torch.float64))
 
 
 def test_rules_by_group() -> None:

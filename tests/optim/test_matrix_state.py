@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.optim import Chain, Chained, matrix, momentum, optimizer_state_bytes
+from thalweg.optim.engine.matrices import View
+from thalweg.optim.engine.owners import _Results, _Rows
 from thalweg.optim.engine.passes import memory_words
 
 seen: list[tuple[tuple[int, ...], int]] = []
@@ -45,6 +47,17 @@ def projected(
 @matrix(state={"scalar": lambda m, n, **_: ()})
 def without_dimension(stack: Tensor, state: dict[str, Tensor]) -> Tensor:
     return stack
+
+
+@matrix()
+def by_rows(stack: Tensor) -> tuple[Tensor, Tensor]:
+    """Every row over its largest number."""
+    return stack, 1 / stack.abs().amax(-1, keepdim=True)
+
+
+@matrix()
+def times_ten(stack: Tensor) -> Tensor:
+    return 10 * stack
 
 
 def randoms(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Parameter:
@@ -122,6 +135,68 @@ def test_dtypes_last_over_checkpoints(train, same, dtype, state_dtype) -> None:
         train(optimizer, params, step, step + 1)
         train(fresh, resumed, step, step + 1)
     assert same(params, resumed)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_scales_of_rows(compiled: bool) -> None:
+    """Small tensors are scaled at once, large ones in the next pass."""
+    every = [
+        ((200, 200), {}),
+        ((4, 6), {}),
+        ((40, 3, 20, 20), {}),
+        ((3, 4, 6), {"batched": True}),
+        ((6, 4), {"split": 3}),
+    ]
+    cases = every[:1] if compiled else every
+    params = [randoms(*shape) for shape, _ in cases]
+    groups = [{"params": [p], **kind} for p, (_, kind) in zip(params, cases, strict=True)]
+    starts = [p.detach().clone() for p in params]
+    optimizer = Chained(groups, momentum(momentum=0.0) >> by_rows(), lr=1.0, compile=compiled)
+    for p in params:
+        p.grad = torch.randn_like(p)
+    optimizer.step()
+    for p, start in zip(params, starts, strict=True):
+        rows = p.grad.flatten(2 if p.ndim == 3 else 1).abs().amax(-1)
+        wanted = start - p.grad / rows.view(*rows.shape, *[1] * (p.ndim - rows.ndim))
+        torch.testing.assert_close(p.data, wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_a_scale_before_another_matrix_transform() -> None:
+    p = nn.Parameter(torch.zeros(2, 2))
+    p.grad = torch.tensor([[1.0, 2.0], [4.0, 1.0]])
+    Chained([p], by_rows() >> times_ten(), lr=1.0).step()
+    assert p.tolist() == [[-5.0, -10.0], [-10.0, -2.5]]
+
+
+def test_fused_matrices_equal_their_parts(train) -> None:
+    """A matrix of three parts on top of each other moves as three matrices do, and keeps state for each."""
+    fused = randoms(12, 6)
+    parts = [nn.Parameter(fused.detach()[4 * i : 4 * i + 4].clone()) for i in range(3)]
+    whole = Chained([{"params": [fused], "split": 3}], projected(), lr=0.1)
+    each = Chained(parts, projected(), lr=0.1)
+    for step in range(5):
+        train(whole, [fused], step, step + 1)
+        for i, p in enumerate(parts):
+            p.grad = fused.grad[4 * i : 4 * i + 4].clone()
+        each.step()
+    assert torch.equal(fused, torch.cat(list(parts)))
+    assert torch.equal(whole.state[fused]["basis"], torch.stack([each.state[p]["basis"] for p in parts]))
+    with pytest.raises(ValueError, match=r"^split=5 doesn't divide the 12 rows of a parameter of shape \(12, 6\)$"):
+        Chained([{"params": [fused], "split": 5}], projected())
+
+
+def test_dtypes_of_results_are_known_to_processes_without_matrices() -> None:
+    rows = [[_Rows(torch.float32, (0, 6))], [_Rows(torch.float32, (12, 6)), _Rows(torch.float64, (3, 4, 1))]]
+
+    def widen(stack: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        assert stack.shape == (1, 4, 6) and state["kept"].shape == (1, 4, 1)
+        return stack.to(torch.float64), state["kept"]
+
+    shapes = [(1, 0, 6), (3, 4, 6)]
+    trial = _Results.by_trial(widen, torch.zeros(0), rows, shapes, ["kept"], View(split=3))
+    assert trial == _Results(torch.float64, torch.float64)
+    assert _Results.by_trial(widen, torch.zeros(0), rows[:1], shapes[:1], [], View()) == (torch.float32, None)
+    assert _Results.of([torch.zeros(0, 6), torch.zeros(2, 6)], [None, None]) == (torch.float32, None)
 
 
 def test_bytes_and_words(train) -> None:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from thalweg.optim.engine.joining import Piece, pieces
-from thalweg.optim.engine.passes import GRADIENT, Call, Done, Grid
+from thalweg.optim.engine.passes import FRESH, Call, Done, Grid
 
 COMPILE_FROM = 4_000_000
 """Parameters of an optimizer from which compiling pays by itself (``compile=None``)."""
@@ -118,15 +118,15 @@ def _signature(call: Call) -> tuple[Any, ...]:
     """All that a compiled function takes for granted: it looks at nothing itself."""
     kept = call.notes.get("layout")
     if kept is None:
-        states = [{key: t for key, t in state.items() if key != GRADIENT} for state in call.states]
+        states = [{key: t for key, t in state.items() if key not in FRESH} for state in call.states]
         tensors = [*call.params, *(t for state in states for t in state.values())]
         known = (call.params[0].device, tuple(map(_layout, tensors)), tuple(states[0]), tuple(call.grids))
         number = _LAYOUTS.setdefault(known, len(_LAYOUTS)) if len(_LAYOUTS) < MAX_LAYOUTS else known
         kept = call.notes["layout"] = number
-    fresh = [*call.updates, *(state[GRADIENT] for state in call.states if GRADIENT in state)]
+    beside = [tuple((key, _layout(state[key])) for key in FRESH if key in state) for state in call.states]
     sums = () if call.sums is None else tuple(len(own) for own in call.sums)
     streams = None if call.keys is None else len(call.keys[0])
-    return call.one_pass, kept, tuple(map(_layout, fresh)), sums, streams
+    return call.one_pass, kept, tuple(map(_layout, call.updates)), tuple(beside), sums, streams
 
 
 def _layout(tensor: Tensor) -> tuple[Any, ...]:

@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from thalweg.optim.engine.buckets import Bucket, plain
 from thalweg.optim.engine.compiling import Compiler, Program
 from thalweg.optim.engine.gradient_norm import gradient_norm
-from thalweg.optim.engine.matrices import Shape, State, as_stack, is_batched, map_stacks, matrix_shape, state_layout
+from thalweg.optim.engine.matrices import View, state_layout
+from thalweg.optim.engine.matrix_step import map_matrices
 from thalweg.optim.engine.passes import (
     GRADIENT,
+    SCALE,
     BoundTransform,
     Call,
     Pass,
     bind,
-    compute_dtype,
     hypers_of,
     random_keys,
     split,
@@ -270,7 +271,8 @@ class ChainedOptimizer(torch.optim.Optimizer):
                 for key in keys:
                     state[key] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
                 continue
-            layout = state_layout(transform, param.shape, hypers_of(transform, group), is_batched(group))
+            view = View.of(group, transform.type.vectors)
+            layout = state_layout(transform, param.shape, hypers_of(transform, group), view)
             for key, (shape, own) in zip(keys, layout.values(), strict=True):
                 state[key] = zeros_beside(param, shape, own or dtype)
 
@@ -285,17 +287,24 @@ class ChainedOptimizer(torch.optim.Optimizer):
         if chain.needs_gradient:
             states = [{**state, GRADIENT: gradient} for state, gradient in zip(states, updates, strict=True)]
         sums: Any = None
+        scales: Sequence[Tensor | None] = ()
         for place, part in enumerate(program):
             if isinstance(part, Pass):
                 one_pass = _for_matrix(part, program[place + 1], params) if part.leave == "matrix" else part
-                updates, sums = yield Call(
-                    one_pass, params, updates, states, values, keys, sums or None, grids, bucket.notes
+                with_scales = _with_scales(states, scales)
+                updates, new_sums = yield Call(
+                    one_pass, params, updates, with_scales, values, keys, sums or None, grids, bucket.notes
                 )
-                if sums:
+                scales = ()
+                if new_sums:
                     assert bucket.sharding is not None
-                    sums = bucket.sharding.add_up(sums, grids)
+                    new_sums = bucket.sharding.add_up(new_sums, grids)
+                    if part.adds_to_sums:
+                        new_sums = [(*old, *new) for old, new in zip(sums, new_sums, strict=True)]
+                sums = new_sums
             else:
-                updates = self._map_matrices(part, group, bucket, updates)
+                view = View.of(group, part[0].type.vectors)
+                updates, scales = map_matrices(part, view, bucket, updates)
 
     def _last_pass(self, group: dict[str, Any], chain: Chain) -> Pass:
         decays = "weight_decay" not in chain.hypers and float(group["weight_decay"]) != 0.0
@@ -307,34 +316,6 @@ class ChainedOptimizer(torch.optim.Optimizer):
             decay=self._settings.decay if decays else "none",
             stochastic_rounding=self._settings.stochastic_rounding,
         )
-
-    def _map_matrices(
-        self, transform: BoundTransform, group: dict[str, Any], bucket: Bucket, updates: list[Tensor]
-    ) -> list[Tensor]:
-        keywords = dict(transform.static)
-        kind, batched = transform.type, is_batched(group)
-        shapes: list[Shape] = [matrix_shape(p.shape, batched, kind.vectors) for p in bucket.params]
-        widened = [name for name, declared in kind.matrix_state.items() if not isinstance(declared, tuple)]
-        dtype = compute_dtype(bucket.params[0].dtype)
-
-        def function(stack: Tensor, state: State) -> Tensor:
-            if not kind.state:
-                return kind.update(stack, **keywords)
-            given = {name: t.to(dtype) if name in widened else t for name, t in state.items()}
-            new = dict(given)
-            done = kind.update(stack, new, **keywords)
-            state.update({name: new[name] for name in given if new[name] is not given[name]})
-            return done
-
-        states = [
-            {name: own[key] for name, key in zip(kind.state, transform.state_keys, strict=True)}
-            for own in bucket.states
-        ]
-        if bucket.sharding is None:
-            whole = [{name: as_stack(local(t), batched) for name, t in state.items()} for state in states]
-            return map_stacks(function, updates, shapes, whole)
-        wholes = [tuple(p.shape) for p in bucket.params]
-        return bucket.sharding.map_matrices(function, updates, wholes, shapes, states, batched)
 
     def _has_nonfinite(self) -> bool:
         """Whether any gradient on any process holds NaN or infinity; raises instead if so asked."""
@@ -435,17 +416,24 @@ def _check_param(param: Tensor, rule: Chain, group: dict[str, Any]) -> None:
     if param.is_complex() and (rule.has_matrix or rule.has_rows):
         kind = "a matrix rule" if rule.has_matrix else "a rule that works on rows"
         raise ValueError(f"{kind} can't take the complex parameter of shape {tuple(param.shape)}")
-    if rule.has_matrix:
-        vectors = all(t.type.vectors for t in rule if t.type.kind == "matrix")
-        matrix_shape(param.shape, is_batched(group), vectors)
-        for transform in rule:
-            if transform.type.kind == "matrix":
-                state_layout(transform, param.shape, hypers_of(transform, group), is_batched(group))
+    for transform in rule:
+        if transform.type.kind == "matrix":
+            view = View.of(group, transform.type.vectors)
+            state_layout(transform, param.shape, hypers_of(transform, group), view)
 
 
-def _for_matrix(part: Pass, transform: Pass | BoundTransform, params: Sequence[Tensor]) -> Pass:
+def _with_scales(states: list[dict[str, Tensor]], scales: Sequence[Tensor | None]) -> list[dict[str, Tensor]]:
+    """States with the rows' scales beside them that a matrix transform has left."""
+    if all(scale is None for scale in scales):
+        return states
+    return [s if c is None else {**s, SCALE: c} for s, c in zip(states, scales, strict=True)]
+
+
+def _for_matrix(part: Pass, after: Pass | tuple[BoundTransform, ...], params: Sequence[Tensor]) -> Pass:
     """``part``, told the dtype that the matrix transform after it wants."""
-    if not isinstance(transform, BoundTransform) or transform.type.input_dtype is None:
+    assert isinstance(after, tuple)
+    transform = after[0]
+    if transform.type.input_dtype is None:
         return part
     wanted = transform.type.input_dtype(params[0].device, params[0].dtype, **dict(transform.static))
     return replace(part, leave_dtype=wanted)

@@ -9,13 +9,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from thalweg.optim.engine.matrices import Shape, StackFunction, State, as_stack, map_stacks
+from thalweg.optim.engine.matrices import Shape, StackFunction, State, View, map_stacks
 
 
-class _Split(NamedTuple):
-    """A tensor of which each process holds some rows: those here, and the shape of the whole."""
+class _Rows(NamedTuple):
+    """A tensor of which each process holds some rows."""
 
-    here: Tensor
+    dtype: torch.dtype
     whole: tuple[int, ...]
 
     def numel_on(self, rank: int, world: int) -> int:
@@ -31,58 +31,127 @@ def map_on_owners(
     wholes: Sequence[tuple[int, ...]],
     shapes: Sequence[Shape],
     states: Sequence[State],
-    batched: bool,
+    view: View,
     group: Any,
-) -> list[Tensor]:
+) -> tuple[list[Tensor], list[Tensor | None]]:
     """See :meth:`thalweg.optim.engine.sharding.Sharding.map_matrices`; ``group`` are the processes."""
-    rank, world = dist.get_rank(group), dist.get_world_size(group)
-    owned = _share_out(shapes, world)
-    mine = owned[rank]
-    items = [
-        [_Split(update, whole), *(_Split(_local(t), tuple(t.shape)) for t in state.values())]
-        for update, whole, state in zip(updates, wholes, states, strict=True)
+    names = list(states[0])
+    kept = [[_local(t) for t in state.values()] for state in states]
+    here = [[update, *state] for update, state in zip(updates, kept, strict=True)]
+    there = [
+        [
+            _Rows(t.dtype, whole)
+            for t, whole in zip(own, [whole, *(tuple(t.shape) for t in state.values())], strict=True)
+        ]
+        for own, whole, state in zip(here, wholes, states, strict=True)
     ]
+    local_shapes, sample = [update.shape for update in updates], updates[0].new_empty(0)
     updates.clear()
+    owned = _share_out(shapes, dist.get_world_size(group))
+    mine = owned[dist.get_rank(group)]
 
-    outgoing = [[split.here for i in owned[r] for split in items[i]] for r in range(world)]
-    incoming = [
-        [(split.here.dtype, split.numel_on(r, world)) for i in mine for split in items[i]] for r in range(world)
-    ]
-    received = _exchange(outgoing, incoming, items[0][0].here.device, group)
-    splits = [split for i in mine for split in items[i]]
-    whole = [
-        torch.cat(parts).view(split.whole) for split, parts in zip(splits, zip(*received, strict=True), strict=True)
-    ]
-    each = len(items[0])
-    kept = [dict(zip(states[0], whole[k + 1 : k + each], strict=True)) for k in range(0, len(whole), each)]
-    stacks = [{name: as_stack(t, batched) for name, t in state.items()} for state in kept]
-    done = map_stacks(function, whole[::each], [shapes[i] for i in mine], stacks)
+    gathered = _to_owners(here, there, owned, group)
+    del here
+    stacks = [{name: view.as_stack(t) for name, t in zip(names, own[1:], strict=True)} for own in gathered]
+    done, scales = map_stacks(function, [own[0] for own in gathered], [shapes[i] for i in mine], stacks)
+    results = _Results.of(done, scales) or _Results.by_trial(function, sample, there, shapes, names, view)
+    back = [results.of_one(d, scale, view) + own[1:] for d, scale, own in zip(done, scales, gathered, strict=True)]
+    back_there = [results.rows(whole, view) + own[1:] for whole, own in zip(wholes, there, strict=True)]
+    returned = _from_owners(back, back_there, owned, sample.device, group)
+    for new, state in zip(returned, kept, strict=True):
+        for mine_now, flat in zip(state, new[len(new) - len(state) :], strict=True):
+            mine_now.copy_(flat.view(mine_now.shape))
+    scaled = results.scale is not None
+    new_updates = [new[0].view(shape) for new, shape in zip(returned, local_shapes, strict=True)]
+    return new_updates, [new[1] if scaled else None for new in returned]
 
-    dtype = _dtype_of(done, function, items, shapes, list(states[0]), batched)
-    back = [t for d, state in zip(done, kept, strict=True) for t in (d.to(dtype), *state.values())]
-    parts = [
-        t.reshape(-1).split([split.numel_on(r, world) for r in range(world)])
-        for split, t in zip(splits, back, strict=True)
-    ]
-    outgoing = [[part[r] for part in parts] for r in range(world)]
-    incoming = [
-        [(split.here.dtype if k else dtype, split.here.numel()) for i in owned[r] for k, split in enumerate(items[i])]
-        for r in range(world)
-    ]
-    returned = _exchange(outgoing, incoming, items[0][0].here.device, group)
-    result: dict[int, Tensor] = {}
-    for r in range(world):
-        flat = iter(returned[r])
-        for i in owned[r]:
-            update, *state = items[i]
-            result[i] = next(flat).view(update.here.shape)
-            for split in state:
-                split.here.copy_(next(flat).view(split.here.shape))
-    return [result[i] for i in range(len(items))]
+
+class _Results(NamedTuple):
+    """Dtypes of what a function on stacks returns: of the matrices, and of their rows' scales, if there are any."""
+
+    matrices: torch.dtype
+    scale: torch.dtype | None
+
+    @classmethod
+    def of(cls, done: Sequence[Tensor], scales: Sequence[Tensor | None]) -> _Results | None:
+        """As seen, if anything was."""
+        for tensor, scale in zip(done, scales, strict=True):
+            if tensor.numel():
+                return cls(tensor.dtype, None if scale is None else scale.dtype)
+        return None
+
+    @classmethod
+    def by_trial(
+        cls,
+        function: StackFunction,
+        sample: Tensor,
+        there: Sequence[Sequence[_Rows]],
+        shapes: Sequence[Shape],
+        names: Sequence[str],
+        view: View,
+    ) -> _Results:
+        """As seen with zeros, by a process that owns no matrix; the others work on theirs meanwhile."""
+        for (update, *state), (_, m, n) in zip(there, shapes, strict=True):
+            if torch.Size(update.whole).numel():
+                one = {
+                    name: sample.new_zeros(1, *rows.whole[view.many :], dtype=rows.dtype)
+                    for name, rows in zip(names, state, strict=True)
+                }
+                done, scale = function(sample.new_zeros(1, m, n), one)
+                return cls(done.dtype, None if scale is None else scale.dtype)
+        return cls(sample.dtype, None)
+
+    def of_one(self, done: Tensor, scale: Tensor | None, view: View) -> list[Tensor]:
+        """What the owner of a matrix sends back."""
+        if self.scale is None:
+            return [done.to(self.matrices)]
+        rows = view.row_shape(done.shape)
+        spread = done.new_ones(rows, dtype=self.scale) if scale is None else view.spread(scale, done.shape)
+        return [done.to(self.matrices), spread]
+
+    def rows(self, whole: tuple[int, ...], view: View) -> list[_Rows]:
+        """How that is split."""
+        matrix = _Rows(self.matrices, whole)
+        return [matrix] if self.scale is None else [matrix, _Rows(self.scale, view.row_shape(whole))]
 
 
 def _local(tensor: Any) -> Tensor:
     return tensor.to_local()
+
+
+def _to_owners(
+    here: Sequence[Sequence[Tensor]], there: Sequence[Sequence[_Rows]], owned: Sequence[Sequence[int]], group: Any
+) -> list[list[Tensor]]:
+    """The whole tensors of each matrix that this process owns."""
+    world = len(owned)
+    outgoing = [[t for i in owned[r] for t in here[i]] for r in range(world)]
+    mine = owned[dist.get_rank(group)]
+    wanted = [rows for i in mine for rows in there[i]]
+    incoming = [[(rows.dtype, rows.numel_on(r, world)) for rows in wanted] for r in range(world)]
+    received = _exchange(outgoing, incoming, here[0][0].device, group)
+    pieces = zip(wanted, zip(*received, strict=True), strict=True)
+    whole = iter([torch.cat(parts).view(rows.whole) for rows, parts in pieces])
+    return [[next(whole) for _ in there[i]] for i in mine]
+
+
+def _from_owners(
+    whole: Sequence[Sequence[Tensor]],
+    there: Sequence[Sequence[_Rows]],
+    owned: Sequence[Sequence[int]],
+    device: torch.device,
+    group: Any,
+) -> list[list[Tensor]]:
+    """This process's rows, as vectors, of the tensors of all matrices; ``whole`` are those of the matrices that it owns."""
+    rank, world = dist.get_rank(group), len(owned)
+    outgoing: list[list[Tensor]] = [[] for _ in range(world)]
+    for i, tensors in zip(owned[rank], whole, strict=True):
+        for tensor, rows in zip(tensors, there[i], strict=True):
+            for r, part in enumerate(tensor.reshape(-1).split([rows.numel_on(r, world) for r in range(world)])):
+                outgoing[r].append(part)
+    incoming = [[(rows.dtype, rows.numel_on(rank, world)) for i in own for rows in there[i]] for own in owned]
+    received = [iter(parts) for parts in _exchange(outgoing, incoming, device, group)]
+    found = {i: [next(received[r]) for _ in there[i]] for r in range(world) for i in owned[r]}
+    return [found[i] for i in range(len(there))]
 
 
 def _exchange(
@@ -132,23 +201,3 @@ def _share_out(shapes: Sequence[Shape], world: int) -> list[list[int]]:
         owned[r].append(i)
         load[r] += cost(shapes[i])
     return owned
-
-
-def _dtype_of(
-    done: Sequence[Tensor],
-    function: StackFunction,
-    items: Sequence[Sequence[_Split]],
-    shapes: Sequence[Shape],
-    names: Sequence[str],
-    batched: bool,
-) -> torch.dtype:
-    """The dtype of what ``function`` returns, known without having called it: a process may own no matrix."""
-    for tensor in done:
-        if tensor.numel():
-            return tensor.dtype
-    for (update, *state), (_, m, n) in zip(items, shapes, strict=True):
-        if torch.Size(update.whole).numel():
-            like = update.here
-            one = {name: s.here.new_zeros(1, *s.whole[batched:]) for name, s in zip(names, state, strict=True)}
-            return function(like.new_zeros(1, m, n), one).dtype
-    return items[0][0].here.dtype

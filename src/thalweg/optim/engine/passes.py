@@ -23,6 +23,12 @@ LR, WEIGHT_DECAY = 0, 1  # places in the list of values, before the transforms' 
 GRADIENT = "gradient"
 """Key beside a parameter's state under which passes find the gradient that the step started from, where a sum needs it."""
 
+SCALE = "scale"
+"""Key beside a parameter's state under which the pass after a matrix transform finds numbers that rows are to be multiplied by."""
+
+FRESH = (GRADIENT, SCALE)
+"""Such keys: what lies under them is new at each step."""
+
 Grid = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """Where a local tensor lies in its whole: local shape, offsets, shape of the whole."""
 
@@ -44,10 +50,10 @@ class BoundTransform:
     stream: int = 0
 
     @property
-    def sums(self) -> Callable[..., Any] | None:
-        """What must be summed over whole tensors; ``None`` for other kinds, and where the transform is switched off."""
+    def sums(self) -> tuple[Callable[..., Any], ...]:
+        """What must be summed over whole tensors, one after the other; nothing for other kinds, and where it is switched off."""
         switch = self.type.switch
-        return None if switch is not None and not dict(self.static)[switch] else self.type.sums
+        return () if switch is not None and not dict(self.static)[switch] else self.type.sums
 
     def keywords(self, values: Any) -> dict[str, Any]:
         """Keyword arguments for the update function, from the pass's values (floats, or a vector of float64)."""
@@ -64,7 +70,8 @@ class Pass:
     """What one pass does: where it enters, the transforms, and how it leaves.
 
     ``leave`` is "apply" (write the parameters), "matrix" (return the updates, in ``leave_dtype``) or "sums" (return the updates and
-    the local sums that the next pass's first transform needs).
+    the local sums that the next pass's first transform needs). A pass that enters with "sums" has those of the first ``arrived``
+    functions of its first transform's.
     """
 
     transforms: tuple[BoundTransform, ...]
@@ -74,6 +81,7 @@ class Pass:
     decay: Literal["none", "before", "after"] = "none"
     stochastic_rounding: bool = False
     leave_dtype: torch.dtype | None = None
+    arrived: int = 0
 
     @property
     def draws(self) -> bool:
@@ -83,12 +91,17 @@ class Pass:
     @property
     def has_sums(self) -> bool:
         """Whether sums over whole tensors are taken or used."""
-        return any(t.sums is not None for t in self.transforms)
+        return any(t.sums for t in self.transforms)
 
     @property
     def sees_each_number_alone(self) -> bool:
         """Whether tensors may be joined or cut anywhere without changing the result."""
         return not (self.draws or self.has_sums or any("rows" in t.type.needs for t in self.transforms))
+
+    @property
+    def adds_to_sums(self) -> bool:
+        """Whether the sums that it leaves belong to the transform whose first sums have arrived."""
+        return self.leave == "sums" and self.enter == "sums" and len(self.transforms) == 1
 
     @property
     def ends_here(self) -> bool:
@@ -127,26 +140,37 @@ class Pass:
         u = update.to(x.dtype)
         if self.maximize and self.enter == "gradient":
             u = -u
+        if self.enter == "update" and SCALE in state:
+            u = u * state[SCALE].to(x.dtype)
         new: dict[str, Tensor] = {}
         for k, bound in enumerate(self.transforms):
+            arrived, totals = (self.arrived, tuple(numbers.sums or ())) if k == 0 and self.enter == "sums" else (0, ())
             if self.leave == "sums" and k == len(self.transforms) - 1:
-                return _New(None, u, new, self._sums(bound, u, x, state))
-            given = None
-            if bound.sums is not None:
-                arrived = self.enter == "sums" and k == 0
-                given = numbers.sums if arrived else self._sums(bound, u, x, state)
-            u, changed = _update(bound, u, x, state, given, numbers)
+                return _New(None, u, new, self._sums(bound, arrived, totals, u, x, state))
+            for place in range(arrived, len(bound.sums)):
+                totals += self._sums(bound, place, totals, u, x, state)
+            u, changed = _update(bound, u, x, state, totals if bound.sums else None, numbers)
             new |= changed
         if self.leave == "apply":
             return _New(self._apply(x, u, param.dtype, numbers), None, new, None)
         return _New(None, u if self.leave_dtype is None else u.to(self.leave_dtype), new, None)
 
-    def _sums(self, bound: BoundTransform, u: Tensor, x: Tensor, state: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        assert bound.sums is not None
+    def _sums(
+        self,
+        bound: BoundTransform,
+        place: int,
+        totals: tuple[Tensor, ...],
+        u: Tensor,
+        x: Tensor,
+        state: Mapping[str, Tensor],
+    ) -> tuple[Tensor, ...]:
+        """What function number ``place`` of the transform's sums over this tensor."""
+        if place:
+            return tuple(bound.sums[place](u, x, totals))
         if not bound.type.sums_of_gradient:
-            return bound.sums(u, x)
+            return tuple(bound.sums[0](u, x))
         gradient = state[GRADIENT].to(x.dtype)
-        return bound.sums(u, x, -gradient if self.maximize else gradient)
+        return tuple(bound.sums[0](u, x, -gradient if self.maximize else gradient))
 
     def _apply(self, x: Tensor, u: Tensor, dtype: torch.dtype, numbers: _Numbers) -> Tensor:
         lr = numbers.values[LR]
@@ -253,7 +277,7 @@ def _update(
         keywords["rows"] = slice(first, first + grid[0][0])
     old = {name: state[key].to(x.dtype) for name, key in zip(bound.type.state, bound.state_keys, strict=True)}
     new = dict(old)
-    arguments = (u, x, new) if bound.type.sums is None else (u, x, new, sums)
+    arguments = (u, x, new, sums) if bound.type.sums else (u, x, new)
     u = bound.type.update(*arguments, **keywords)
     names = zip(bound.type.state, bound.state_keys, strict=True)
     return u, {key: new[name] for name, key in names if new[name] is not old[name]}
@@ -313,27 +337,33 @@ def bind(
     return bound, values
 
 
-def split(bound: Sequence[BoundTransform], apply: Pass, sharded: bool) -> list[Pass | BoundTransform]:
-    """The passes of a chain, with its matrix transforms (as they are) in between.
+def split(bound: Sequence[BoundTransform], apply: Pass, sharded: bool) -> list[Pass | tuple[BoundTransform, ...]]:
+    """The passes of a chain, with its matrix transforms (as they are, those that follow each other together) in between.
 
     Args:
         bound: the chain's transforms.
         apply: the last pass's way of leaving (``maximize``, ``decay``, rounding); its transforms are filled in here.
         sharded: whether sums must be added up over processes before they are used.
     """
-    program: list[Pass | BoundTransform] = []
+    program: list[Pass | tuple[BoundTransform, ...]] = []
     run: list[BoundTransform] = []
-    enter: Literal["gradient", "update", "sums"] = "gradient"
+    entry = apply
     for transform in bound:
         if transform.type.kind == "matrix":
-            program += [replace(apply, transforms=tuple(run), enter=enter, leave="matrix"), transform]
-            run, enter = [], "update"
-        elif transform.sums is not None and sharded:
-            program.append(replace(apply, transforms=(*run, transform), enter=enter, leave="sums"))
-            run, enter = [transform], "sums"
+            before = program[-1] if program and not run else None
+            if isinstance(before, tuple):
+                program[-1] = (*before, transform)
+                continue
+            program += [replace(entry, transforms=tuple(run), leave="matrix"), (transform,)]
+            run, entry = [], replace(apply, enter="update")
+        elif transform.sums and sharded:
+            for arrived in range(len(transform.sums)):
+                program.append(replace(entry, transforms=(*run, transform), leave="sums"))
+                run, entry = [], replace(apply, enter="sums", arrived=arrived + 1)
+            run = [transform]
         else:
             run.append(transform)
-    program.append(replace(apply, transforms=tuple(run), enter=enter))
+    program.append(replace(entry, transforms=tuple(run)))
     return program
 
 

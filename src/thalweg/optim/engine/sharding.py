@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from thalweg.optim.engine.matrices import Shape, StackFunction, State, as_stack, map_stacks
+from thalweg.optim.engine.matrices import Shape, StackFunction, State, View, map_stacks
 from thalweg.optim.engine.owners import map_on_owners
 from thalweg.optim.engine.passes import Grid
 
@@ -63,8 +63,8 @@ class Sharding:
         wholes: Sequence[tuple[int, ...]],
         shapes: Sequence[Shape],
         states: Sequence[State],
-        batched: bool,
-    ) -> list[Tensor]:
+        view: View,
+    ) -> tuple[list[Tensor], list[Tensor | None]]:
         """``function`` on whole matrices, each on one process, given and returning local shards.
 
         Matrices split by rows over one mesh dimension (FSDP2) go to their owners in one all-to-all, their state with them, and come
@@ -77,12 +77,15 @@ class Sharding:
             wholes: shapes of the whole parameters.
             shapes: their shapes as (batch, m, n).
             states: DTensors, split by their first dimension over the same processes; changed in place.
-            batched: whether that dimension counts matrices.
+            view: how the parameters are matrices.
+
+        Returns:
+            Local shards of the results, and the scales of their rows, (rows,), or None.
         """
         dims = self.split_dims
         if len(dims) == 1 and self.placements[dims[0]].is_shard(0):
-            return map_on_owners(function, updates, wholes, shapes, states, batched, self.mesh.get_group(dims[0]))
-        return self._map_everywhere(function, updates, wholes, shapes, states, batched)
+            return map_on_owners(function, updates, wholes, shapes, states, view, self.mesh.get_group(dims[0]))
+        return self._map_everywhere(function, updates, wholes, shapes, states, view)
 
     def _map_everywhere(
         self,
@@ -91,8 +94,8 @@ class Sharding:
         wholes: Sequence[tuple[int, ...]],
         shapes: Sequence[Shape],
         states: Sequence[State],
-        batched: bool,
-    ) -> list[Tensor]:
+        view: View,
+    ) -> tuple[list[Tensor], list[Tensor | None]]:
         from torch.distributed.tensor import DTensor, distribute_tensor
 
         whole = []
@@ -102,14 +105,19 @@ class Sharding:
             whole.append(DTensor.from_local(u, self.mesh, self.placements, shape=size, stride=strides).full_tensor())
         updates.clear()
         gathered = [{name: t.full_tensor() for name, t in state.items()} for state in states]  # type: ignore[attr-defined]
-        done = map_stacks(
-            function, whole, shapes, [{k: as_stack(t, batched) for k, t in state.items()} for state in gathered]
-        )
+        stacks = [{name: view.as_stack(t) for name, t in state.items()} for state in gathered]
+        done, scales = map_stacks(function, whole, shapes, stacks)
+
+        def shard(tensor: Tensor, placements: Any) -> Tensor:
+            return distribute_tensor(tensor, self.mesh, placements, src_data_rank=None).to_local()
+
         for state, new in zip(states, gathered, strict=True):
             for name, t in state.items():
-                mine = distribute_tensor(new[name], self.mesh, t.placements, src_data_rank=None)  # type: ignore[attr-defined]
-                local(t).copy_(mine.to_local())
-        return [distribute_tensor(d, self.mesh, self.placements, src_data_rank=None).to_local() for d in done]
+                local(t).copy_(shard(new[name], t.placements))  # type: ignore[attr-defined]
+        scaled = [
+            d if scale is None else d * view.spread(scale, d.shape) for d, scale in zip(done, scales, strict=True)
+        ]
+        return [shard(d, self.placements) for d in scaled], [None] * len(scaled)
 
 
 def _among_all_rows(sums: Tensor, grid: Grid) -> Tensor:

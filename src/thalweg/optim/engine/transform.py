@@ -18,7 +18,7 @@ Floats (and tuples of floats) may change at every step; numbers that the code br
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,7 @@ import torch
 
 from thalweg.optim.engine.hyperparameters import check_hyperparameter, check_length, plain
 
-RESERVED = frozenset({"params", "param_names", "lr", "initial_lr", "rule", "maximize", "batched"})
+RESERVED = frozenset({"params", "param_names", "lr", "initial_lr", "rule", "maximize", "batched", "split"})
 """Keys of parameter groups with a meaning of their own."""
 
 GIVEN = frozenset({"lr", "normal", "rows", "gradient_norm"})
@@ -48,7 +48,7 @@ class TransformType:
         update: Callable[..., Any],
         kind: str,
         state: tuple[str, ...] | MatrixState = (),
-        sums: Callable[..., Any] | None = None,
+        sums: Callable[..., Any] | Sequence[Callable[..., Any]] = (),
         prepare: Callable[..., dict[str, float]] | None = None,
         input_dtype: Callable[..., Any] | None = None,
         switch: str | None = None,
@@ -56,14 +56,15 @@ class TransformType:
     ) -> None:
         parameters = inspect.signature(update).parameters.values()
         keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
-        self.update, self.kind, self.sums, self.prepare = update, kind, sums, prepare
+        self.update, self.kind, self.prepare = update, kind, prepare
+        self.sums: tuple[Callable[..., Any], ...] = (sums,) if callable(sums) else tuple(sums)
         self.state: tuple[str, ...] = tuple(state)
         self.matrix_state = dict(state) if isinstance(state, Mapping) else {}
         self.input_dtype, self.switch, self.vectors = input_dtype, switch, vectors
         self.defaults: dict[str, Any] = {p.name: p.default for p in keywords if p.default is not p.empty}
         self.needs: frozenset[str] = frozenset(p.name for p in keywords if p.default is p.empty)
         # Sums may also want the gradient that the step started from, as the third argument.
-        self.sums_of_gradient = sums is not None and len(inspect.signature(sums).parameters) == 3
+        self.sums_of_gradient = bool(self.sums) and len(inspect.signature(self.sums[0]).parameters) == 3
         lacking = self.needs - (GIVEN_TO_MATRICES if kind == "matrix" else GIVEN)
         if lacking and (prepare is None or (kind == "matrix" and lacking & GIVEN)):
             raise TypeError(f"{update.__name__}: keyword-only arguments need a default: {', '.join(sorted(lacking))}")
@@ -247,7 +248,7 @@ def elementwise(
 
 def layerwise(
     *,
-    sums: Callable[..., Any],
+    sums: Callable[..., Any] | Sequence[Callable[..., Any]],
     state: tuple[str, ...] = (),
     prepare: Callable[..., dict[str, float]] | None = None,
     switch: str | None = None,
@@ -258,7 +259,8 @@ def layerwise(
         sums: ``sums(update, param) -> tuple of 0-d tensors``, each a sum over elements, so that shards can be added up; or tensors
             ``(rows,)`` of sums over all dimensions but the first. ``f`` gets those of *all* rows of the whole tensor, and asks by a
             keyword-only argument ``rows`` for the slice of them that it was given. A third argument of ``sums`` gets the gradient
-            that the step started from, whatever the chain made of it since.
+            that the step started from, whatever the chain made of it since. Sums that need others first are a further function,
+            ``sums=(first, second)``: ``second(update, param, totals)`` gets the first's, and ``f`` all of them in one tuple.
         state, prepare: see :func:`elementwise`.
         switch: name of a boolean hyper-parameter; where it is False nothing is summed and ``f`` gets ``sums=None``.
     """
@@ -278,6 +280,10 @@ def matrix(
 ) -> Callable[[Callable[..., Any]], TransformType]:
     """Declare a transform ``f(stack, *, ...) -> stack`` of matrices ``(batch, m, n)``, m counting outputs.
 
+    It may also return ``(stack, scale)``, for matrices of all shapes alike, with ``scale`` of shape ``(batch, m or 1, 1)``: every row
+    is multiplied by its number in the pass over memory that comes next, in that one's precision. Matrix transforms that follow each
+    other work on the same stacks.
+
     Args:
         state: what is kept for each matrix, as ``{name: shape}``; then it is ``f(stack, state, *, ...) -> stack``. The function
             ``shape(m, n, **hypers) -> tuple`` gives the state's shape for one m x n matrix, of one dimension or more, zero at the
@@ -291,8 +297,8 @@ def matrix(
     Keyword-only arguments of ``f`` without a default are filled in: the names that ``prepare`` returns, and ``step``, the number of
     the step, from 1.
 
-    In the optimizer's state a matrix has its own tensor ``shape``, or ``(matrices, *shape)`` in groups with ``batched=True``. Sharded
-    parameters' state is sharded along its first dimension, and goes to the matrix's owner and back together with the matrix.
+    In the optimizer's state a matrix has its own tensor ``shape``, or ``(matrices, *shape)`` in groups with ``batched=True`` or
+    ``split``. Sharded parameters' state is sharded along its first dimension; it goes to the matrix's owner and back with the matrix.
     """
 
     def declare(update: Callable[..., Any]) -> TransformType:
