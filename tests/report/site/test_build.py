@@ -159,7 +159,8 @@ def test_the_same_list_gives_the_same_site(
     again = build(tmp_path / "again", shuffled, reversed(checks), finished, [list(papers)[1]])
     files = {path.relative_to(site): path.read_bytes() for path in site.rglob("*") if path.is_file()}
     assert {path.relative_to(again.out): path.read_bytes() for path in again.out.rglob("*") if path.is_file()} == files
-    assert (again.papers, again.verdicts, again.races, again.pages) == (123, 41, 1, 128)
+    assert (again.papers, again.verdicts, again.races) == (123, 41, 1)
+    assert again.pages == sum(path.suffix == ".html" for path in files) > 128
     assert again.size == sum(map(len, files.values())) - len(files[Path(".thalweg-site.json")])
 
 

@@ -17,7 +17,7 @@ from thalweg.catalog.paper import SEAMS, Paper
 from thalweg.report.claim_figure import charts, compose, inline, thumbnail
 from thalweg.report.claim_series import band_words
 from thalweg.report.pages import page_environment, source
-from thalweg.report.site import tables
+from thalweg.report.site import reference, tables
 from thalweg.report.site.badges import BADGES, NONE
 from thalweg.report.site.entries import Check, Entry, entries, related
 from thalweg.report.site.feed import atom
@@ -96,7 +96,7 @@ def build(
 
 def _write(part: Path, listed: Sequence[Entry], races: Sequence[Race], claims: Collection[str]) -> None:
     environment = _environment(listed)
-    for name in ("papers", "figures", "assets", "races"):
+    for name in ("papers", "figures", "assets", "races", reference.FOLDER):
         (part / name).mkdir()
 
     def page(path: str, template: str, **context: Any) -> None:
@@ -104,7 +104,7 @@ def _write(part: Path, listed: Sequence[Entry], races: Sequence[Race], claims: C
         text = environment.get_template(f"site/{template}").render(root=root, page=path, **context)
         (part / path).write_text(text, encoding="utf-8", errors="replace")
 
-    for name in ("style.css", "site/site.css", "site/site.js"):
+    for name in ("style.css", "site/site.css", "site/api.css", "site/site.js"):
         (part / "assets" / name.rpartition("/")[2]).write_text(source(environment, name), encoding="utf-8")
     (part / "assets" / "papers.js").write_text(search_script(listed), encoding="utf-8")
     (part / "feed.xml").write_text(atom(listed), encoding="utf-8")
@@ -124,6 +124,7 @@ def _write(part: Path, listed: Sequence[Entry], races: Sequence[Race], claims: C
         neighbours = {"newer": listed[i - 1] if i else None, "older": listed[i + 1] if i + 1 < len(listed) else None}
         page(f"papers/{slug}.html", "paper.html", entry=entry, figures=figures, related=related(entry, listed),
              runnable=slug in claims, **neighbours)  # fmt: skip
+    reference.write(page, listed)
 
 
 def _figures(part: Path, entry: Entry) -> list[_Drawn]:
