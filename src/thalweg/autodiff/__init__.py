@@ -8,12 +8,14 @@ from thalweg.autodiff.gauss_newton_bartlett import gauss_newton_bartlett, sample
 from thalweg.autodiff.hutchinson import hutchinson_diagonal
 from thalweg.autodiff.hvp import Hessian
 from thalweg.autodiff.per_example import per_example_gradient_norms, per_example_gradients
+from thalweg.autodiff.replayed_draws import ReplayedDraws
 from thalweg.autodiff.unchanged_buffers import unchanged_buffers
 
 __all__ = [
     "Closure",
     "FlatModel",
     "Hessian",
+    "ReplayedDraws",
     "batches",
     "eval_mode",
     "gauss_newton_bartlett",

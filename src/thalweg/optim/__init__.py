@@ -9,6 +9,7 @@ from thalweg.optim.adagrad_norm import AdagradNorm
 from thalweg.optim.adamp import AdamP
 from thalweg.optim.adamw import AdamW, adam_direction
 from thalweg.optim.coherent_gradients import MicroBatchGradients, median_of_three, rolling_median, winsorized_mean
+from thalweg.optim.dct_adamw import DCTAdamW
 from thalweg.optim.diffgrad import DiffGrad, diffgrad_direction
 from thalweg.optim.engine import (
     Chain,
@@ -22,6 +23,9 @@ from thalweg.optim.engine import (
     optimizer_state_bytes,
 )
 from thalweg.optim.factory import create, list_optimizers
+from thalweg.optim.fira import Fira
+from thalweg.optim.frugal import Frugal
+from thalweg.optim.galore import GaLore, bias_corrected
 from thalweg.optim.gradient_clipping import clip_gradient_norm
 from thalweg.optim.gradient_noise import add_gradient_noise, gradient_noise
 from thalweg.optim.groups import hidden_matrices, param_groups_layer_decay, param_groups_weight_decay
@@ -29,15 +33,22 @@ from thalweg.optim.lamb import Lamb, layerwise_groups
 from thalweg.optim.lars import Lars
 from thalweg.optim.lion import Lion, interpolated_momentum, lion_direction
 from thalweg.optim.lion_k import LionK, kernel_gradient, matrix_kernel_gradient, tensor_kernel_gradient
+from thalweg.optim.matrix_optimizer import muon_groups
 from thalweg.optim.momentum import SGD, momentum
-from thalweg.optim.muon import Muon, muon_groups, orthogonalize
+from thalweg.optim.multi_task_sam import MultiTaskSAM, mean_gradient
+from thalweg.optim.muon import Muon, orthogonalize
+from thalweg.optim.natural_galore import NaturalGaLore, natural_gradient
 from thalweg.optim.radial_projection import momentum_projection, project_radial, radial_projection, radial_projections
+from thalweg.optim.sam import SAM
 from thalweg.optim.sgdp import SGDP
 from thalweg.optim.sophia import SophiaG, SophiaH, sophia_direction
+from thalweg.optim.subspace import subspace
+from thalweg.optim.subspace_optimizer import Subspace, subspace_groups
 from thalweg.optim.trust_ratio import lars_ratio, trust_ratio, trust_ratios
 from thalweg.optim.weight_decay import add_decayed_weights, implicit_decay
 
 __all__ = [
+    "SAM",
     "SGD",
     "SGDP",
     "AdaBelief",
@@ -48,16 +59,23 @@ __all__ = [
     "Chain",
     "Chained",
     "ChainedOptimizer",
+    "DCTAdamW",
     "DiffGrad",
     "EngineOptions",
+    "Fira",
+    "Frugal",
+    "GaLore",
     "Lamb",
     "Lars",
     "Lion",
     "LionK",
     "MicroBatchGradients",
+    "MultiTaskSAM",
     "Muon",
+    "NaturalGaLore",
     "SophiaG",
     "SophiaH",
+    "Subspace",
     "Transform",
     "adabelief_amsgrad_direction",
     "adabelief_direction",
@@ -65,6 +83,7 @@ __all__ = [
     "adam_direction",
     "add_decayed_weights",
     "add_gradient_noise",
+    "bias_corrected",
     "clip_gradient_norm",
     "create",
     "diffgrad_direction",
@@ -81,10 +100,12 @@ __all__ = [
     "list_optimizers",
     "matrix",
     "matrix_kernel_gradient",
+    "mean_gradient",
     "median_of_three",
     "momentum",
     "momentum_projection",
     "muon_groups",
+    "natural_gradient",
     "optimizer_state_bytes",
     "orthogonalize",
     "param_groups_layer_decay",
@@ -94,6 +115,8 @@ __all__ = [
     "radial_projections",
     "rolling_median",
     "sophia_direction",
+    "subspace",
+    "subspace_groups",
     "tensor_kernel_gradient",
     "trust_ratio",
     "trust_ratios",

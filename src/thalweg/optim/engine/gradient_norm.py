@@ -15,14 +15,16 @@ def gradient_norm(params: Iterable[Tensor]) -> float:
 
     The number is needed on the host, so on an accelerator the step waits for the backward pass here.
     """
+    return joint_norm((param, local(param.grad)) for param in params if param.grad is not None)
+
+
+def joint_norm(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """The Euclidean norm of local tensors as one long vector, each beside the parameter whose layout it has."""
     squares: dict[Sharding | None, Tensor] = {}
-    for param in params:
-        if param.grad is not None:
-            sharding = sharding_of(param)
-            square = _square(local(param.grad))
-            squares[sharding] = (
-                squares[sharding] + square.to(squares[sharding].device) if sharding in squares else square
-            )
+    for param, tensor in pairs:
+        sharding = sharding_of(param)
+        square = _square(tensor)
+        squares[sharding] = squares[sharding] + square.to(squares[sharding].device) if sharding in squares else square
     total = 0.0
     for sharding, square in squares.items():
         if sharding is not None:
