@@ -59,14 +59,16 @@ def unit(update: Tensor, param: Tensor, state: dict[str, Tensor], sums: tuple[Te
     return update / sums[0].sqrt()
 
 
-def largest_possible(update: Tensor, param: Tensor, totals: tuple[Tensor, ...]) -> tuple[Tensor]:
-    return ((update.abs() / totals[1].sqrt()).sum(),)
+def over_norm(update: Tensor, param: Tensor, totals: tuple[Tensor, ...], *, gain: float) -> tuple[Tensor]:
+    return (gain * (update.abs() / totals[1].sqrt()).sum(),)
 
 
-@layerwise(sums=(lambda update, param: (update.sum(), update.square().sum()), largest_possible))
-def in_two_stages(update: Tensor, param: Tensor, state: dict[str, Tensor], sums: tuple[Tensor, ...]) -> Tensor:
+@layerwise(sums=(lambda update, param: (update.sum(), update.square().sum()), over_norm))
+def in_two_stages(
+    update: Tensor, param: Tensor, state: dict[str, Tensor], sums: tuple[Tensor, ...], *, gain: float = 100.0
+) -> Tensor:
     """Adds the sum, and the sum of absolute values over the norm, which needs the norm first."""
-    return update + sums[0] + 100 * sums[2]
+    return update + sums[0] + sums[2]
 
 
 @matrix()

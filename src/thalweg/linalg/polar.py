@@ -60,6 +60,7 @@ def newton_schulz(
     coefficients: Coefficients = "quintic",
     eps: float = 1e-7,
     dtype: torch.dtype | None = None,
+    scale: float = 1.0,
 ) -> Tensor:
     r"""Approximate polar factor ``U V^T`` of each matrix ``U S V^T``.
 
@@ -75,6 +76,7 @@ def newton_schulz(
         coefficients: ``"quintic"``, ``"polar_express"``, one triple (a, b, c), or a triple per step (the last is repeated).
         eps: lower bound of the norm that is divided by.
         dtype: dtype of the iteration; ``None``: :func:`newton_schulz_dtype`.
+        scale: what to multiply the result by; cheaper here, where it goes into the last polynomial, than afterwards.
 
     Returns:
         Tensor like ``stack``, in the dtype of the iteration. A zero matrix stays zero. Where squares overflow (norms above
@@ -111,6 +113,8 @@ def newton_schulz(
         polynomial.diagonal(dim1=-2, dim2=-1).add_(a)
         if step == 0:
             polynomial = (polynomial / norm).to(x.dtype)
+        if step == steps - 1 and scale != 1.0:
+            polynomial *= scale
         x = torch.bmm(x, polynomial) if tall else torch.bmm(polynomial, x)
     return x.reshape(shape)
 

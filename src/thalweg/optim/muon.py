@@ -6,16 +6,15 @@ import math
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from thalweg.linalg.polar import Coefficients, coefficient_table, newton_schulz, newton_schulz_dtype
-from thalweg.optim.adamw import adam_direction
-from thalweg.optim.engine import Chain, ChainedOptimizer, Transform, matrix
+from thalweg.optim.engine import Transform, matrix
 from thalweg.optim.engine.hyperparameters import plain
 from thalweg.optim.engine.optimizer import Params
-from thalweg.optim.groups import hidden_matrices
+from thalweg.optim.matrix_optimizer import MatrixOptimizer
 from thalweg.optim.momentum import momentum as momentum_of
-from thalweg.registry import method
+from thalweg.registry import Space, method
 
 ShapeScale = Literal["original", "match_rms_adamw", "spectral", "none"]
 
@@ -57,12 +56,32 @@ def orthogonalize(
     r"""Replace each matrix by (nearly) its polar factor, times a factor of its shape; see :class:`Muon`."""
     factor = shape_scale(stack.shape[-2], stack.shape[-1], adjust_lr_fn)
     dtype = None if ns_dtype is None else _dtype(ns_dtype)
-    polar = newton_schulz(stack, ns_steps, ns_coefficients, eps, dtype)
-    return polar if factor == 1.0 else polar * factor
+    return newton_schulz(stack, ns_steps, ns_coefficients, eps, dtype, scale=factor)
 
 
-@method("muon", search={"lr": ("log", 1e-3, 1e-1), "rest_lr": ("log", 1e-4, 3e-2), "weight_decay": ("log", 1e-4, 1e-1)})
-class Muon(ChainedOptimizer):
+def checked_orthogonalize(
+    ns_steps: int, ns_coefficients: Coefficients, eps: float, adjust_lr_fn: str, ns_dtype: torch.dtype | str | None
+) -> Transform:
+    """:func:`orthogonalize`, its settings checked now rather than at the first step."""
+    coefficient_table(ns_coefficients)
+    shape_scale(1, 1, adjust_lr_fn)
+    if ns_dtype is not None:
+        _dtype(plain(ns_dtype))
+    return orthogonalize(
+        ns_steps=ns_steps, ns_coefficients=ns_coefficients, eps=eps, adjust_lr_fn=adjust_lr_fn, ns_dtype=ns_dtype
+    )
+
+
+MUON_SEARCH: dict[str, Space] = {
+    "lr": ("log", 1e-3, 1e-1),
+    "rest_lr": ("log", 1e-4, 3e-2),
+    "weight_decay": ("log", 1e-4, 1e-1),
+}
+"""What is tuned for Muon, and for its relatives with steps of the same size."""
+
+
+@method("muon", search=MUON_SEARCH)
+class Muon(MatrixOptimizer):
     r"""Muon for hidden weight matrices, AdamW for the rest (arXiv:2509.24406, after Jordan et al. 2024).
 
     .. math::
@@ -75,8 +94,9 @@ class Muon(ChainedOptimizer):
     Args:
         params: best a module: embeddings, the output head and everything below two dimensions go to AdamW, the rest to Muon
             (:func:`thalweg.optim.muon_groups`; ``print(optimizer)`` shows the choice). Parameter groups choose by
-            ``rule="muon"`` or ``"adamw"``; stacked experts (E, m, n) need ``batched=True``. Bare parameters are split by their
-            number of dimensions alone, which can't tell an embedding from a hidden matrix.
+            ``rule="muon"`` or ``"adamw"``; stacked experts (E, m, n) need ``batched=True``, a fused projection for queries, keys and
+            values is best taken apart by ``split=3``. Bare parameters are parted by their number of dimensions alone, which can't tell
+            an embedding from a hidden matrix.
         lr: learning rate of the matrices (default 0.02).
         momentum: :math:`\mu` (default 0.95).
         nesterov: look one step ahead (default True).
@@ -94,7 +114,8 @@ class Muon(ChainedOptimizer):
     State: one tensor a matrix, ``momentum_buffer``; two for the rest.
 
     Raises:
-        ValueError: a parameter below two dimensions, or a complex one, in a group with ``rule="muon"``.
+        ValueError: a setting out of range; a parameter below two dimensions, a complex one, or one whose rows ``split`` doesn't
+            divide, in a group with ``rule="muon"``.
 
     Example:
         >>> import torch
@@ -125,61 +146,18 @@ class Muon(ChainedOptimizer):
         rest_weight_decay: float = 0.0,
         **options: Any,
     ) -> None:
-        coefficient_table(ns_coefficients)
-        shape_scale(1, 1, adjust_lr_fn)
-        if ns_dtype is not None:
-            _dtype(plain(ns_dtype))
-        rules: dict[str, Chain | Transform] = {
-            "muon": momentum_of(momentum=momentum, nesterov=nesterov, ema=True)
-            >> orthogonalize(
-                ns_steps=ns_steps,
-                ns_coefficients=ns_coefficients,
-                eps=eps,
-                adjust_lr_fn=adjust_lr_fn,
-                ns_dtype=ns_dtype,
-            ),
-            "adamw": adam_direction(betas=rest_betas, eps=rest_eps),
-        }
-        groups = muon_groups(params) if isinstance(params, nn.Module) else _groups_by_dimension(params)
-        rest = {"adamw": {"lr": rest_lr, "weight_decay": rest_weight_decay}}
-        super().__init__(groups, rules, lr=lr, weight_decay=weight_decay, rule_defaults=rest, **options)
-
-
-def muon_groups(model: nn.Module, exclude: tuple[str, ...] = ("embed", "head")) -> list[dict[str, Any]]:
-    """Parameter groups that give Muon the hidden matrices and AdamW the rest.
-
-    Args:
-        model: embeddings (``nn.Embedding`` and ``nn.EmbeddingBag``), the last matrix in the model (the output head) and what is tied
-            to either are left to AdamW.
-        exclude: beginnings of words in names that also are.
-
-    Returns:
-        Up to three groups, with names: ``rule="muon"``; ``rule="adamw"`` for the other matrices; and for biases, norm gains
-        and scalars, without weight decay.
-    """
-    hidden = hidden_matrices(model, exclude)
-    named = list(model.named_parameters())
-    groups: list[dict[str, Any]] = [
-        {"params": [(n, p) for n, p in named if n in hidden], "rule": "muon"},
-        {"params": [(n, p) for n, p in named if n not in hidden and p.ndim >= 2], "rule": "adamw"},
-        {"params": [(n, p) for n, p in named if p.ndim < 2], "rule": "adamw", "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
-
-
-def _groups_by_dimension(params: Any) -> Any:
-    """Groups as they were given, or bare (possibly named) parameters parted by their number of dimensions."""
-    if isinstance(params, Tensor):
-        return params  # the base class says what is wrong
-    items = list(params)
-    if items and isinstance(items[0], dict):
-        return [dict(group) for group in items]
-
-    def ndim(item: Any) -> int:
-        return (item[1] if isinstance(item, tuple) else item).ndim
-
-    groups = [
-        {"params": [item for item in items if ndim(item) >= 2], "rule": "muon"},
-        {"params": [item for item in items if ndim(item) < 2], "rule": "adamw"},
-    ]
-    return [group for group in groups if group["params"]]
+        chain = momentum_of(momentum=momentum, nesterov=nesterov, ema=True) >> checked_orthogonalize(
+            ns_steps, ns_coefficients, eps, adjust_lr_fn, ns_dtype
+        )
+        super().__init__(
+            params,
+            "muon",
+            chain,
+            lr=lr,
+            weight_decay=weight_decay,
+            rest_lr=rest_lr,
+            rest_betas=rest_betas,
+            rest_eps=rest_eps,
+            rest_weight_decay=rest_weight_decay,
+            **options,
+        )

@@ -38,6 +38,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: isinstance(v, tuple | list) and all(_below_one(_number(b)) for b in v),
         "a tuple of numbers in [0, 1)",
     ),
+    "beta2": (_below_one, "in [0, 1)"),
     "eta": (_at_least_zero, "a number >= 0"),
     "gamma": (_at_least_zero, "a number >= 0"),
     "trust_coefficient": (lambda v: _at_least_zero(v) and v > 0, "a number > 0"),
@@ -54,6 +55,15 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "clamp_ratio": (_bounds, "None or (low, high) with 0 <= low <= high"),
     "norm_eps": (_at_least_zero, "a number >= 0"),
     "seed": (lambda v: isinstance(v, int), "a whole number"),
+    "density": (lambda v: v is None or 0 <= v <= 1, "in [0, 1]"),
+    "update_every": (lambda v: isinstance(v, int) and v >= 1, "a whole number >= 1"),
+    "scale": (_at_least_zero, "a number >= 0"),
+    "residual_scale": (_at_least_zero, "a number >= 0"),
+    "scaling": (lambda v: v in ("column", "matrix"), "column or matrix"),
+    "norm_growth_limit": (lambda v: v is None or v >= 1, "None or a number >= 1"),
+    "selection_norm": (lambda v: v in (1, 2), "1 or 2"),
+    "history": (lambda v: isinstance(v, int) and v >= 0, "a whole number >= 0"),
+    "damping": (lambda v: _at_least_zero(v) and v > 0, "a number > 0"),
 }
 
 

@@ -146,9 +146,9 @@ class Pass:
         for k, bound in enumerate(self.transforms):
             arrived, totals = (self.arrived, tuple(numbers.sums or ())) if k == 0 and self.enter == "sums" else (0, ())
             if self.leave == "sums" and k == len(self.transforms) - 1:
-                return _New(None, u, new, self._sums(bound, arrived, totals, u, x, state))
+                return _New(None, u, new, self._sums(bound, arrived, totals, u, x, state, numbers.values))
             for place in range(arrived, len(bound.sums)):
-                totals += self._sums(bound, place, totals, u, x, state)
+                totals += self._sums(bound, place, totals, u, x, state, numbers.values)
             u, changed = _update(bound, u, x, state, totals if bound.sums else None, numbers)
             new |= changed
         if self.leave == "apply":
@@ -163,14 +163,18 @@ class Pass:
         u: Tensor,
         x: Tensor,
         state: Mapping[str, Tensor],
+        values: Any,
     ) -> tuple[Tensor, ...]:
         """What function number ``place`` of the transform's sums over this tensor."""
+        arguments: tuple[Any, ...] = (u, x)
         if place:
-            return tuple(bound.sums[place](u, x, totals))
-        if not bound.type.sums_of_gradient:
-            return tuple(bound.sums[0](u, x))
-        gradient = state[GRADIENT].to(x.dtype)
-        return tuple(bound.sums[0](u, x, -gradient if self.maximize else gradient))
+            arguments = (u, x, totals)
+        elif bound.type.sums_of_gradient:
+            gradient = state[GRADIENT].to(x.dtype)
+            arguments = (u, x, -gradient if self.maximize else gradient)
+        wanted = bound.type.sum_hypers[place]
+        given = bound.keywords(values) if wanted else {}
+        return tuple(bound.sums[place](*arguments, **{name: given[name] for name in wanted}))
 
     def _apply(self, x: Tensor, u: Tensor, dtype: torch.dtype, numbers: _Numbers) -> Tensor:
         lr = numbers.values[LR]

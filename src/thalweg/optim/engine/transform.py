@@ -63,8 +63,11 @@ class TransformType:
         self.input_dtype, self.switch, self.vectors = input_dtype, switch, vectors
         self.defaults: dict[str, Any] = {p.name: p.default for p in keywords if p.default is not p.empty}
         self.needs: frozenset[str] = frozenset(p.name for p in keywords if p.default is p.empty)
-        # Sums may also want the gradient that the step started from, as the third argument.
-        self.sums_of_gradient = bool(self.sums) and len(inspect.signature(self.sums[0]).parameters) == 3
+        self.sum_hypers = tuple(_keyword_only(function) for function in self.sums)
+        # The first sums may also want the gradient that the step started from, as the third argument.
+        self.sums_of_gradient = (
+            bool(self.sums) and len(inspect.signature(self.sums[0]).parameters) - len(self.sum_hypers[0]) == 3
+        )
         lacking = self.needs - (GIVEN_TO_MATRICES if kind == "matrix" else GIVEN)
         if lacking and (prepare is None or (kind == "matrix" and lacking & GIVEN)):
             raise TypeError(f"{update.__name__}: keyword-only arguments need a default: {', '.join(sorted(lacking))}")
@@ -90,6 +93,10 @@ class TransformType:
 
     def __repr__(self) -> str:
         return f"<{self.kind} transform {self.__name__}>"
+
+
+def _keyword_only(function: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY)
 
 
 @dataclass(frozen=True)
@@ -260,7 +267,8 @@ def layerwise(
             ``(rows,)`` of sums over all dimensions but the first. ``f`` gets those of *all* rows of the whole tensor, and asks by a
             keyword-only argument ``rows`` for the slice of them that it was given. A third argument of ``sums`` gets the gradient
             that the step started from, whatever the chain made of it since. Sums that need others first are a further function,
-            ``sums=(first, second)``: ``second(update, param, totals)`` gets the first's, and ``f`` all of them in one tuple.
+            ``sums=(first, second)``: ``second(update, param, totals)`` gets the first's, and ``f`` all of them in one tuple. Their
+            keyword-only arguments get hyper-parameters of those names.
         state, prepare: see :func:`elementwise`.
         switch: name of a boolean hyper-parameter; where it is False nothing is summed and ``f`` gets ``sums=None``.
     """
