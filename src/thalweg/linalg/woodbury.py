@@ -1,0 +1,50 @@
+"""The inverse of a damped sum of outer products, times a vector."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def woodbury_natural_gradient(gradient: Tensor, history: Tensor, damping: float) -> Tensor:
+    r"""``(damping I + H^T H)^{-1} g``, where the rows of H are past gradients: a natural gradient by an empirical Fisher matrix.
+
+    By Woodbury's identity only a system as large as the history is solved:
+
+    .. math:: (\lambda I + H^\top H)^{-1} g = \frac{1}{\lambda} \left(g - H^\top (\lambda I + H H^\top)^{-1} H g\right)
+
+    Note that the Fisher matrix is a sum and not a mean. Rows of zeros in the history change nothing.
+
+    Args:
+        gradient: ``(..., k)``.
+        history: ``(..., s, k)``; s may be 0.
+        damping: lambda, above 0.
+
+    Returns:
+        Tensor like ``gradient``; NaN where gradient or history hold NaN or infinities.
+
+    Raises:
+        ValueError: ``damping <= 0``, or sizes that don't match.
+
+    Example:
+        >>> import torch
+        >>> g = torch.tensor([3.0, 4.0], dtype=torch.float64)
+        >>> woodbury_natural_gradient(g, g[None], damping=1e-3)
+        tensor([0.1200, 0.1600], dtype=torch.float64)
+    """
+    if not damping > 0:
+        raise ValueError(f"damping must be a number > 0, not {damping!r}")
+    if history.shape[-1] != gradient.shape[-1]:
+        raise ValueError(
+            f"gradients of {gradient.shape[-1]} numbers don't go with a history of {history.shape[-1]} numbers each"
+        )
+    gram = (history @ history.mT).to(torch.float64)
+    right = (history @ gradient[..., None]).to(torch.float64)
+    good = gram.isfinite().all((-2, -1), keepdim=True) & right.isfinite().all((-2, -1), keepdim=True)
+    # Not by Cholesky: rounding makes eigenvalues of the Gram matrix negative that should be 0, by more than the damping is worth.
+    values, vectors = torch.linalg.eigh(torch.where(good, gram, 0))
+    shares = vectors.mT @ torch.where(good, right, math.nan)
+    solved = vectors @ (shares / (values.clamp(min=0) + damping)[..., None])
+    return (gradient - (history.mT @ solved.to(history.dtype))[..., 0]) / damping

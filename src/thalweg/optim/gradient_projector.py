@@ -1,0 +1,236 @@
+"""Projectors of gradients: what a subspace is stored as, how it is fitted, and the way into it and back.
+
+All work on stacks ``(batch, M, N)`` whose rows are projected, and keep their tensors in a dict, ``(batch, ...)`` each. Which side of
+the parameter the rows are is the caller's business (:mod:`thalweg.optim.subspace`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from thalweg.linalg.dct import dct_matrix
+from thalweg.linalg.subspace_basis import random_basis, random_columns, svd_basis, top_columns
+
+Kept = dict[str, Tensor]
+Layout = dict[str, tuple[tuple[int, ...], torch.dtype | None]]
+
+
+class GradientProjector(Protocol):
+    """What :func:`thalweg.optim.subspace` needs of a subspace."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Keys of what is kept."""
+
+    def largest_rank(self, rows: int, columns: int) -> int:
+        """The rank at which nothing is lost."""
+
+    def layout(self, rows: int, columns: int, rank: int) -> Layout:
+        """Shape and dtype (None: the state's) of what is kept for one matrix."""
+
+    def projected_shape(self, rows: int, columns: int, rank: int) -> tuple[int, int]:
+        """Shape of a projected matrix."""
+
+    def fit(self, x: Tensor, kept: Kept, generator: torch.Generator, norm: int) -> tuple[Kept, Tensor]:
+        """A new subspace for ``x``, of the rank of the old one, and ``x`` in it; ``norm`` is for those that pick columns."""
+
+    def down(self, x: Tensor, kept: Kept) -> Tensor:
+        """``x`` in the subspace."""
+
+    def up(self, low: Tensor, kept: Kept, like: Tensor) -> Tensor:
+        """Back to the full space, of ``like``'s shape."""
+
+    def carry(self, low: Tensor, old: Kept, new: Kept, squares: bool) -> Tensor:
+        """What lies in an old subspace, seen in a new one; ``squares``: numbers are variances and not coordinates."""
+
+
+@dataclass(frozen=True)
+class DenseProjector:
+    """Orthonormal columns B ``(N, r)``, by singular value decomposition or random: ``low = X B``."""
+
+    random: bool = False
+    names: tuple[str, ...] = ("basis",)
+
+    def largest_rank(self, rows: int, columns: int) -> int:
+        return min(rows, columns)
+
+    def layout(self, rows: int, columns: int, rank: int) -> Layout:
+        return {"basis": ((columns, rank), None)}
+
+    def projected_shape(self, rows: int, columns: int, rank: int) -> tuple[int, int]:
+        return rows, rank
+
+    def fit(self, x: Tensor, kept: Kept, generator: torch.Generator, norm: int) -> tuple[Kept, Tensor]:
+        old = kept["basis"]
+        if self.random:
+            new = {"basis": random_basis(x.shape[-1], old.shape[-1], generator, x).expand_as(old)}
+        else:
+            new = {"basis": _refitted(x, old)}
+        return new, self.down(x, new)
+
+    def down(self, x: Tensor, kept: Kept) -> Tensor:
+        return x @ kept["basis"]
+
+    def up(self, low: Tensor, kept: Kept, like: Tensor) -> Tensor:
+        return low @ kept["basis"].mT
+
+    def carry(self, low: Tensor, old: Kept, new: Kept, squares: bool) -> Tensor:
+        return low @ _rotation(old["basis"], new["basis"], squares)
+
+
+@dataclass(frozen=True)
+class TwoSidedProjector:
+    """Singular vectors of both sides, A ``(M, r)`` and B ``(N, r)``: ``low = A^T X B`` is r x r."""
+
+    names: tuple[str, ...] = ("basis", "left_basis")
+
+    def largest_rank(self, rows: int, columns: int) -> int:
+        return min(rows, columns)
+
+    def layout(self, rows: int, columns: int, rank: int) -> Layout:
+        return {"basis": ((columns, rank), None), "left_basis": ((rows, rank), None)}
+
+    def projected_shape(self, rows: int, columns: int, rank: int) -> tuple[int, int]:
+        return rank, rank
+
+    def fit(self, x: Tensor, kept: Kept, generator: torch.Generator, norm: int) -> tuple[Kept, Tensor]:
+        right = _refitted(x, kept["basis"])
+        new = {"basis": right, "left_basis": _refitted(x, kept["left_basis"], lambda x, _: _left_factors(x, right))}
+        return new, self.down(x, new)
+
+    def down(self, x: Tensor, kept: Kept) -> Tensor:
+        return kept["left_basis"].mT @ (x @ kept["basis"])
+
+    def up(self, low: Tensor, kept: Kept, like: Tensor) -> Tensor:
+        return kept["left_basis"] @ low @ kept["basis"].mT
+
+    def carry(self, low: Tensor, old: Kept, new: Kept, squares: bool) -> Tensor:
+        left, right = (_rotation(old[name], new[name], squares) for name in ("left_basis", "basis"))
+        return left.mT @ low @ right
+
+
+@dataclass(frozen=True)
+class ColumnProjector:
+    """Some columns of ``X Q`` for a fixed orthogonal Q, of which only their numbers are stored.
+
+    ``transform``: ``"dct2"`` or ``"dct3"``, where the largest columns are taken; None, Q = I, where they are drawn at random.
+    """
+
+    transform: str | None = None
+    names: tuple[str, ...] = ("columns",)
+
+    def largest_rank(self, rows: int, columns: int) -> int:
+        return columns
+
+    def layout(self, rows: int, columns: int, rank: int) -> Layout:
+        return {"columns": ((rank,), torch.int32)}
+
+    def projected_shape(self, rows: int, columns: int, rank: int) -> tuple[int, int]:
+        return rows, rank
+
+    def fit(self, x: Tensor, kept: Kept, generator: torch.Generator, norm: int) -> tuple[Kept, Tensor]:
+        old = kept["columns"]
+        if self.transform is None:
+            chosen = random_columns(x.shape[-1], old.shape[-1], generator).to(x.device).expand(old.shape)
+            spread = x
+        else:
+            spread = x @ self._basis(x)
+            chosen = top_columns(spread, old.shape[-1], norm)
+        low = spread.gather(-1, chosen[:, None, :].expand(-1, x.shape[1], -1))
+        return {"columns": chosen.to(torch.int32)}, low
+
+    def down(self, x: Tensor, kept: Kept) -> Tensor:
+        chosen = kept["columns"].long()
+        if self.transform is None:
+            return x.gather(-1, chosen[:, None, :].expand(-1, x.shape[1], -1))
+        return x @ self._basis(x).mT[chosen].mT
+
+    def up(self, low: Tensor, kept: Kept, like: Tensor) -> Tensor:
+        chosen = kept["columns"].long()
+        if self.transform is None:
+            place = chosen[:, None, :].expand_as(low)
+            return torch.zeros_like(like).scatter(-1, place, low)
+        return low @ self._basis(like).mT[chosen]
+
+    def carry(self, low: Tensor, old: Kept, new: Kept, squares: bool) -> Tensor:
+        """Columns that are in both are carried over as they are; the others start from 0."""
+        match = old["columns"][:, :, None] == new["columns"][:, None, :]
+        place = match.to(torch.uint8).argmax(1)[:, None, :].expand(-1, low.shape[1], -1)
+        return torch.where(match.any(1)[:, None, :], low.gather(-1, place), 0)
+
+    def _basis(self, x: Tensor) -> Tensor:
+        """Q ``(N, N)``: for dct2 the rows of ``X Q`` are DCT-II transforms, and so is Q the DCT-III matrix."""
+        return dct_matrix(x.shape[-1], 3 if self.transform == "dct2" else 2, dtype=x.dtype, device=x.device)
+
+
+@dataclass(frozen=True)
+class BlockProjector:
+    """Whole matrices or nothing.
+
+    ``active`` is ``(1,)`` for a matrix that is projected onto itself. For the others it is empty, like all state of the inner rule;
+    equal shapes go together, so a stack has matrices of one kind only.
+    """
+
+    names: tuple[str, ...] = ("active",)
+
+    def largest_rank(self, rows: int, columns: int) -> int:
+        return columns
+
+    def layout(self, rows: int, columns: int, rank: int) -> Layout:
+        return {"active": ((1 if rank else 0,), torch.int32)}
+
+    def projected_shape(self, rows: int, columns: int, rank: int) -> tuple[int, int]:
+        return (rows, columns) if rank else (0, columns)
+
+    def fit(self, x: Tensor, kept: Kept, generator: torch.Generator, norm: int) -> tuple[Kept, Tensor]:
+        return kept, self.down(x, kept)
+
+    def down(self, x: Tensor, kept: Kept) -> Tensor:
+        return x if kept["active"].shape[-1] else x[:, :0]
+
+    def up(self, low: Tensor, kept: Kept, like: Tensor) -> Tensor:
+        return low if kept["active"].shape[-1] else torch.zeros_like(like)
+
+    def carry(self, low: Tensor, old: Kept, new: Kept, squares: bool) -> Tensor:
+        return low
+
+
+PROJECTORS: dict[str, Callable[[], GradientProjector]] = {
+    "svd": DenseProjector,
+    "random": lambda: DenseProjector(random=True),
+    "svd_both": TwoSidedProjector,
+    "dct2": lambda: ColumnProjector("dct2"),
+    "dct3": lambda: ColumnProjector("dct3"),
+    "columns": ColumnProjector,
+    "blocks": BlockProjector,
+}
+"""Bases by name."""
+
+
+def _left_factors(x: Tensor, right: Tensor) -> Tensor:
+    """Left singular vectors that belong to right ones: the columns of X B = A S are orthogonal, so QR only scales them."""
+    return torch.linalg.qr(x @ right).Q
+
+
+def _refitted(x: Tensor, old: Tensor, factors: Callable[[Tensor, int], Tensor] = svd_basis) -> Tensor:
+    """Leading singular vectors, signed to agree with the old ones: a kept momentum then doesn't turn round by accident.
+
+    Matrices that are zero or not finite have none, and keep the old ones; at the start, these are the first unit vectors.
+    """
+    n, rank = old.shape[-2:]
+    good = x.isfinite().all((-2, -1), keepdim=True) & (x != 0).any(-1, keepdim=True).any(-2, keepdim=True)
+    new = factors(torch.where(good, x, 0), rank)
+    new = torch.where((old * new).sum(-2, keepdim=True) < 0, -new, new)
+    at_start = (old == 0).all(-1, keepdim=True).all(-2, keepdim=True)
+    unit = torch.eye(n, rank, dtype=old.dtype, device=old.device)
+    return torch.where(good, new, torch.where(at_start, unit, old))
+
+
+def _rotation(old: Tensor, new: Tensor, squares: bool) -> Tensor:
+    rotation = old.mT @ new
+    return rotation * rotation if squares else rotation
