@@ -19,14 +19,20 @@ from thalweg.optim import (
     AdamP,
     AdamW,
     Chained,
+    DCTAdamW,
     DiffGrad,
+    Fira,
+    Frugal,
+    GaLore,
     Lamb,
     Lars,
     Lion,
     LionK,
     Muon,
+    NaturalGaLore,
     SophiaG,
     SophiaH,
+    Subspace,
     add_decayed_weights,
     gradient_noise,
     lion_direction,
@@ -50,6 +56,17 @@ class Rule:
     matrices_only: bool = False
     whole_tensor: bool = False  # one bad number may spoil the whole tensor
     whole_optimizer: bool = False  # a step depends on the gradients of all parameters
+    state_words: Callable[[int, int], int] | None = (
+        None  # of an m x n matrix, where that isn't ``state_tensors`` times m n
+    )
+
+    def words(self, param: Tensor, group: dict[str, Any]) -> int:
+        """Numbers of state that a parameter should have, four bytes each."""
+        if group.get("rule") == "adamw":
+            return 2 * param.numel()
+        if self.state_words is None:
+            return self.state_tensors * param.numel()
+        return self.state_words(param.shape[0], param.shape[1:].numel())
 
     def __call__(self, params: Any, **settings: Any) -> torch.optim.Optimizer:
         return self.make(params, **settings)
@@ -69,6 +86,12 @@ def named(cls: Any, **fixed: Any) -> Callable[..., torch.optim.Optimizer]:
 
 
 ORTHOGONAL = momentum(ema=True) >> orthogonalize() >> trust_ratio()
+
+
+def subspace_words(moments: int, rank: int, extra: int = 0) -> Callable[[int, int], int]:
+    """State at a rank: moments of the longer side, a basis of the shorter one."""
+    return lambda m, n: rank * (moments * max(m, n) + min(m, n)) + extra
+
 
 RULES: dict[str, Rule] = {
     "adamw": Rule(named(AdamW, lr=0.05, weight_decay=0.1), 2),
@@ -104,6 +127,46 @@ RULES: dict[str, Rule] = {
     "adagrad": Rule(named(Adagrad, lr=0.3, weight_decay=0.1), 1),
     "adagrad_norm": Rule(named(AdagradNorm, lr=3.0, weight_decay=0.1), 0, whole_optimizer=True),
     "muon": Rule(named(Muon, lr=0.02, weight_decay=0.1, rest_lr=0.05), 1, whole_tensor=True),
+    "galore": Rule(
+        named(GaLore, lr=0.05, weight_decay=0.1, rank=2, update_every=2, scale=1.0),
+        1,
+        whole_tensor=True,
+        state_words=subspace_words(2, 2),
+    ),
+    "fira": Rule(
+        named(Fira, lr=0.05, rank=2, update_every=2), 1, whole_tensor=True, state_words=subspace_words(2, 2, extra=1)
+    ),
+    "frugal_columns": Rule(
+        named(Frugal, lr=0.02, weight_decay=0.1, density=0.5, update_every=2, projection="columns"),
+        1,
+        whole_tensor=True,
+        state_words=lambda m, n: n // 2 * (2 * m + 1),
+    ),
+    "frugal_blocks": Rule(
+        named(Frugal, lr=0.02, weight_decay=0.1, density=1.0, update_every=2),
+        1,
+        state_words=lambda m, n: 2 * m * n + 1,
+    ),
+    "natural_galore": Rule(
+        named(NaturalGaLore, lr=0.05, rank=1, update_every=2, history=2, scale=1.0),
+        1,
+        whole_tensor=True,
+        state_words=subspace_words(4, 1),
+    ),
+    "dct_adamw": Rule(
+        named(DCTAdamW, lr=0.05, weight_decay=0.1, rank=2, error_feedback=True),
+        1,
+        whole_tensor=True,
+        state_words=lambda m, n: 4 * max(m, n) + 2 + m * n,
+    ),
+    "lion_in_random_subspace": Rule(
+        named(
+            Subspace, rule=lion_direction(), lr=0.02, density=0.5, basis="random", on_switch="rotate", update_every=2
+        ),
+        1,
+        whole_tensor=True,
+        state_words=lambda m, n: round(0.5 * min(m, n)) * (m + n),
+    ),
     "noisy_lion": Rule(chained(gradient_noise(eta=1e-4) >> lion_direction(), lr=0.02, weight_decay=0.1), 1),
     "noisy_muon": Rule(named(Muon, lr=0.02, before=gradient_noise(eta=1e-4)), 1, whole_tensor=True),
     "rolling_median": Rule(chained(rolling_median() >> momentum(), lr=0.05, weight_decay=0.1), 3),

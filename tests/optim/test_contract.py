@@ -56,11 +56,7 @@ def test_state_bytes(rule, train) -> None:
     train(optimizer, params, 0, 1)
     tensors = [v for s in optimizer.state.values() for v in s.values() if torch.is_tensor(v)]
     assert optimizer_state_bytes(optimizer) == sum(t.numel() * t.element_size() for t in tensors)
-    words = [
-        (2 if group.get("rule") == "adamw" else rule.state_tensors) * p.numel()
-        for group in optimizer.param_groups
-        for p in group["params"]
-    ]
+    words = [rule.words(p, group) for group in optimizer.param_groups for p in group["params"]]
     assert optimizer_state_bytes(optimizer) == 4 * sum(words)
 
 
