@@ -105,7 +105,7 @@ def test_not_reproduced(change: dict[str, float], words: str) -> None:
         ({"network, Lion, L 3: slope over theory": 1.06}, "changes the slope"),
         ({"network, Lion, L 3: slope over theory": 0.94}, "changes the slope"),
         ({"network, Lion, L 10: excess over bound x L": 2e-5}, "changes the slope"),
-        ({"network, AdamW, same rates, L 3: largest weight x L": 1.05}, "nears the same box"),
+        ({"network, AdamW, same rates, L 3: largest weight x L": 1.05}, "draws its weights inside as well"),
     ],
 )
 def test_partly(change: dict[str, float], reason: str) -> None:

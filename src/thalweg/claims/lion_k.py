@@ -128,7 +128,9 @@ def judge(measurements: list[Measurement]) -> Verdict:
         return Verdict("reproduced", because)
     reasons = [] if bounded else ["rounding, or a largest weight that the gradients push inwards, changes the slope"]
     if outside <= 1.05:
-        reasons.append("late in training AdamW's steps, too, are nearly of size lr, so that it nears the same box")
+        reasons.append(
+            "most of AdamW's steps are below lr, so that decay draws its weights inside as well, bound or not"
+        )
     return Verdict("partly", f"{because} The likely reason: {' and '.join(reasons)}.")
 
 
