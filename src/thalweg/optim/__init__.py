@@ -8,6 +8,7 @@ from thalweg.optim.adagrad import Adagrad, adagrad_direction
 from thalweg.optim.adagrad_norm import AdagradNorm
 from thalweg.optim.adamp import AdamP
 from thalweg.optim.adamw import AdamW, adam_direction
+from thalweg.optim.auon import AuON, HybridAuON, cosh_damping, cosh_rms
 from thalweg.optim.coherent_gradients import MicroBatchGradients, median_of_three, rolling_median, winsorized_mean
 from thalweg.optim.dct_adamw import DCTAdamW
 from thalweg.optim.diffgrad import DiffGrad, diffgrad_direction
@@ -28,6 +29,7 @@ from thalweg.optim.frugal import Frugal
 from thalweg.optim.galore import GaLore, bias_corrected
 from thalweg.optim.gradient_clipping import clip_gradient_norm
 from thalweg.optim.gradient_noise import add_gradient_noise, gradient_noise
+from thalweg.optim.gradient_normalized_smoothness import NewtonResult, gradient_regularized_newton
 from thalweg.optim.groups import hidden_matrices, param_groups_layer_decay, param_groups_weight_decay
 from thalweg.optim.lamb import Lamb, layerwise_groups
 from thalweg.optim.lars import Lars
@@ -38,7 +40,9 @@ from thalweg.optim.momentum import SGD, momentum
 from thalweg.optim.multi_task_sam import MultiTaskSAM, mean_gradient
 from thalweg.optim.muon import Muon, orthogonalize
 from thalweg.optim.natural_galore import NaturalGaLore, natural_gradient
+from thalweg.optim.normuon import NorMuon, normalize_neurons
 from thalweg.optim.radial_projection import momentum_projection, project_radial, radial_projection, radial_projections
+from thalweg.optim.regularized_newton import GradientRegularizedNewton
 from thalweg.optim.sam import SAM
 from thalweg.optim.sgdp import SGDP
 from thalweg.optim.sophia import SophiaG, SophiaH, sophia_direction
@@ -56,6 +60,7 @@ __all__ = [
     "AdagradNorm",
     "AdamP",
     "AdamW",
+    "AuON",
     "Chain",
     "Chained",
     "ChainedOptimizer",
@@ -65,6 +70,8 @@ __all__ = [
     "Fira",
     "Frugal",
     "GaLore",
+    "GradientRegularizedNewton",
+    "HybridAuON",
     "Lamb",
     "Lars",
     "Lion",
@@ -73,6 +80,8 @@ __all__ = [
     "MultiTaskSAM",
     "Muon",
     "NaturalGaLore",
+    "NewtonResult",
+    "NorMuon",
     "SophiaG",
     "SophiaH",
     "Subspace",
@@ -85,10 +94,13 @@ __all__ = [
     "add_gradient_noise",
     "bias_corrected",
     "clip_gradient_norm",
+    "cosh_damping",
+    "cosh_rms",
     "create",
     "diffgrad_direction",
     "elementwise",
     "gradient_noise",
+    "gradient_regularized_newton",
     "hidden_matrices",
     "implicit_decay",
     "interpolated_momentum",
@@ -106,6 +118,7 @@ __all__ = [
     "momentum_projection",
     "muon_groups",
     "natural_gradient",
+    "normalize_neurons",
     "optimizer_state_bytes",
     "orthogonalize",
     "param_groups_layer_decay",
