@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from thalweg.autodiff import Closure, gauss_newton_bartlett, sample_targets, sampled_loss
 from thalweg.autodiff.gauss_newton_bartlett import likelihood_of
 
-MANY = 4000
+MANY = 1500
 
 
 def softmax_regression() -> tuple[nn.Linear, torch.Tensor, torch.Tensor]:

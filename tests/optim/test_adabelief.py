@@ -48,10 +48,10 @@ def test_predictable_gradients_make_longer_and_longer_steps() -> None:
 def test_alternating_gradients_have_a_closed_form() -> None:
     """The mean settles at +-(1 - b1) / (1 + b1), which leaves 2 b1 / (1 + b1) of every gradient."""
     p = scalar()
-    optimizer = AdaBelief([p], lr=0.0, betas=(0.9, 0.99))
-    path(optimizer, p, [1.0, -1.0] * 1500)
+    optimizer = AdaBelief([p], lr=0.0, betas=(0.9, 0.97))
+    path(optimizer, p, [1.0, -1.0] * 350)
     assert optimizer.state[p]["exp_avg_var"].item() == pytest.approx((2 * 0.9 / 1.9) ** 2, rel=1e-6)
-    assert (2 * 0.9 / 1.9) ** 2 == pytest.approx(0.8975, abs=1e-4)
+    assert pytest.approx(0.8975, abs=1e-4) == (2 * 0.9 / 1.9) ** 2
 
 
 def test_eps_adds_up_in_the_state() -> None:

@@ -115,12 +115,12 @@ def test_the_running_curvature_tends_to_the_gauss_newton_diagonal() -> None:
     probabilities = net(closure.inputs).softmax(1)
     hidden = net[1](net[0](closure.inputs))
     exact = ((probabilities * (1 - probabilities)).T @ hidden.square() / 12).detach()
-    optimizer = SophiaG(net, lr=0.0, betas=(0.9, 0.999), update_every=1)
-    for _ in range(1500):
+    optimizer = SophiaG(net, lr=0.0, betas=(0.9, 0.998), update_every=1)
+    for _ in range(700):
         optimizer.estimate_hessian(closure)
         optimizer.state[net[0].weight]["step"] += 1  # other draws
-    found = optimizer.state[net[2].weight]["hessian"] / (1 - 0.999**1500)
-    assert ((found - exact).abs() / exact).mean() < 0.1
+    found = optimizer.state[net[2].weight]["hessian"] / (1 - 0.998**700)
+    assert ((found - exact).abs() / exact).mean() < 0.15
 
 
 def test_hutchinsons_estimate_on_a_diagonal_hessian() -> None:
