@@ -19,6 +19,14 @@ class GradientNoise:
         mean: :math:`\bar g`, shape (P,).
         variance: of every coordinate, with divisor b - 1, shape (P,).
         inner_variance: of :math:`\langle g_i, \bar g\rangle`, with divisor b - 1; None where it wasn't worked out.
+
+    Example:
+        >>> from thalweg.data import GradientMoments
+        >>> moments = GradientMoments()
+        >>> moments.add(torch.tensor([[1.0, 2.0], [3.0, 0.0]]))
+        >>> noise = moments.noise()
+        >>> noise.count, noise.mean.tolist(), noise.variance.tolist()
+        (2, [2.0, 1.0], [2.0, 2.0])
     """
 
     count: int

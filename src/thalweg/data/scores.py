@@ -97,7 +97,15 @@ def grand_scores(
 
 
 class EnsembleScores(NamedTuple):
-    """Scores of several runs: the ``mean`` ``(N,)`` and each one's own, ``per_run`` ``(runs, N)``, in float64."""
+    """Scores of several runs: the ``mean`` ``(N,)`` and each one's own, ``per_run`` ``(runs, N)``, in float64.
+
+    Example:
+        >>> from thalweg.data import EnsembleScores
+        >>> per_run = torch.tensor([[0.5, 1.0], [1.5, 1.0]], dtype=torch.float64)
+        >>> scores = EnsembleScores(per_run.mean(0), per_run)
+        >>> scores.mean.tolist()
+        [1.0, 1.0]
+    """
 
     mean: Tensor
     per_run: Tensor

@@ -56,7 +56,16 @@ def adabelief_direction(
     eps: float = 1e-16,
     rectify: bool = False,
 ) -> Tensor:
-    r"""AdaBelief's direction; see :class:`AdaBelief`."""
+    r"""AdaBelief's direction; see :class:`AdaBelief`.
+
+    Example:
+        >>> from thalweg.optim import Chained, adabelief_direction
+        >>> p = nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> p.grad = torch.tensor([0.5, -2.0])
+        >>> Chained([p], adabelief_direction(), lr=0.1).step()
+        >>> p.data
+        tensor([2.8889, 4.1111])
+    """
     mean, var = _moments(update, state, betas, eps)
     return (mean * scale) / (var.sqrt() * root + floor)
 
@@ -74,7 +83,16 @@ def adabelief_amsgrad_direction(
     eps: float = 1e-16,
     rectify: bool = False,
 ) -> Tensor:
-    r"""AdaBelief's direction over the largest denominator so far; see :class:`AdaBelief`."""
+    r"""AdaBelief's direction over the largest denominator so far; see :class:`AdaBelief`.
+
+    Example:
+        >>> from thalweg.optim import Chained, adabelief_amsgrad_direction
+        >>> p = nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> p.grad = torch.tensor([0.5, -2.0])
+        >>> Chained([p], adabelief_amsgrad_direction(), lr=0.1).step()
+        >>> p.data
+        tensor([2.8889, 4.1111])
+    """
     mean, var = _moments(update, state, betas, eps)
     largest = state["max_exp_avg_var"] = torch.maximum(state["max_exp_avg_var"], var)
     return (mean * scale) / (largest.sqrt() * root + floor)

@@ -20,7 +20,16 @@ def adagrad_direction(
     eps: float = 1e-10,
     initial_accumulator_value: float = 0.0,
 ) -> Tensor:
-    r"""The gradient over the root of the sum of its squares; see :class:`Adagrad`."""
+    r"""The gradient over the root of the sum of its squares; see :class:`Adagrad`.
+
+    Example:
+        >>> from thalweg.optim import Chained, adagrad_direction
+        >>> p = nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> p.grad = torch.tensor([0.5, -2.0])
+        >>> Chained([p], adagrad_direction(), lr=0.1).step()
+        >>> p.data
+        tensor([2.9000, 4.1000])
+    """
     total = state["sum"] = state["sum"] + update * update
     return update / ((total + initial_accumulator_value).sqrt() + eps)
 

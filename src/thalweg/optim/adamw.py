@@ -42,6 +42,14 @@ def adam_direction(
 
     Without ``bias_correction`` the two divisors :math:`1-\beta^t` are 1. With ``nesterov`` the numerator is one step ahead,
     :math:`\beta_1 m + (1-\beta_1) g` instead of m.
+
+    Example:
+        >>> from thalweg.optim import Chained, adam_direction
+        >>> p = nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> p.grad = torch.tensor([0.5, -2.0])
+        >>> Chained([p], adam_direction(), lr=0.1).step()
+        >>> p.data
+        tensor([2.9000, 4.1000])
     """
     beta1, beta2 = betas
     mean = state["exp_avg"] = beta1 * state["exp_avg"] + (1 - beta1) * update

@@ -171,6 +171,16 @@ def rolling_median(update: Tensor, param: Tensor, state: dict[str, Tensor], *, f
     Put it first in a chain: ``SGD(model, before=rolling_median())``. Unlike :func:`median_of_three` it needs no further gradients, but
     the older two belong to older weights. A coordinate whose gradient is zero in two steps of three never moves: rare features, such
     as an embedding's rows, aren't learned. State: two tensors a parameter.
+
+    Example:
+        >>> from thalweg.optim import Chained, rolling_median
+        >>> p = nn.Parameter(torch.zeros(1))
+        >>> optimizer = Chained([p], rolling_median(), lr=1.0)
+        >>> for gradient in (1.0, 1.0, 100.0):  # an outlier doesn't get through
+        ...     p.grad = torch.full((1,), gradient)
+        ...     optimizer.step()
+        >>> p.data
+        tensor([-3.])
     """
     last, second = state["last_grad"], state["second_last_grad"]
     state["second_last_grad"], state["last_grad"] = last.clone(), update

@@ -38,7 +38,16 @@ def diffgrad_direction(
     eps_after_correction: bool = False,
     friction_scale: float = 1.0,
 ) -> Tensor:
-    r"""Adam's direction times the friction; see :class:`DiffGrad`."""
+    r"""Adam's direction times the friction; see :class:`DiffGrad`.
+
+    Example:
+        >>> from thalweg.optim import Chained, diffgrad_direction
+        >>> p = nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> p.grad = torch.tensor([0.5, -2.0])
+        >>> Chained([p], diffgrad_direction(), lr=0.1).step()
+        >>> p.data
+        tensor([2.9378, 4.0881])
+    """
     beta1, beta2 = betas
     mean = state["exp_avg"] = beta1 * state["exp_avg"] + (1 - beta1) * update
     square = state["exp_avg_sq"] = beta2 * state["exp_avg_sq"] + (1 - beta2) * (update * update)

@@ -39,5 +39,11 @@ def create(name: str, model: nn.Module, lr: float | None = None, **settings: Any
 
 
 def list_optimizers() -> list[str]:
-    """Names that :func:`create` knows, sorted."""
+    """Names that :func:`create` knows, sorted.
+
+    Example:
+        >>> from thalweg.optim import list_optimizers
+        >>> "lion" in list_optimizers()
+        True
+    """
     return [name for name, m in methods("optim").items() if isinstance(m.target, type)]

@@ -34,6 +34,14 @@ def add_gradient_noise(
 
     Put it first in a chain; clip gradients before the step, not after the noise. The noise is a function of (seed, step, position):
     every process of a data-parallel or sharded run adds the same, and a resumed run goes on with the same stream.
+
+    Example:
+        >>> from thalweg.optim import Chained, add_gradient_noise
+        >>> p = nn.Parameter(torch.zeros(1000))
+        >>> p.grad = torch.zeros(1000)
+        >>> Chained([p], add_gradient_noise(eta=0.04, gamma=0.55, seed=0), lr=1.0).step()
+        >>> 0.15 < p.std().item() < 0.25  # the root of eta at the first step
+        True
     """
     return update + sigma * normal()
 

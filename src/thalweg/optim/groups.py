@@ -59,6 +59,13 @@ def param_groups_layer_decay(
 
     Raises:
         ValueError: ``layer_decay`` out of range, or a model without numbered blocks.
+
+    Example:
+        >>> from thalweg.optim import param_groups_layer_decay
+        >>> model = nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)]), "head": nn.Linear(2, 1)})
+        >>> groups = param_groups_layer_decay(model, lr=0.1, layer_decay=0.5)
+        >>> sorted({group["lr"] for group in groups})
+        [0.025, 0.05, 0.1]
     """
     if not 0 < layer_decay <= 1:
         raise ValueError(f"Invalid layer_decay: {layer_decay!r} (must be in (0, 1])")
@@ -87,6 +94,12 @@ def hidden_matrices(model: nn.Module, exclude: tuple[str, ...] = ("embed", "head
     Left out: parameters below two dimensions, embeddings, the last matrix of the model (its head) if there is more than one, what
     is tied to either, and names with a word that begins like one of ``exclude`` ("head" excludes ``lm_head``, but not
     ``multihead_attn``).
+
+    Example:
+        >>> from thalweg.optim import hidden_matrices
+        >>> model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 9))
+        >>> sorted(hidden_matrices(model))
+        ['1.weight']
     """
     embeddings = {
         id(p)

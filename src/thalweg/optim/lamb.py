@@ -16,7 +16,13 @@ from thalweg.registry import method
 
 
 def layerwise_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Parameter groups for layer-wise rules: biases, norm gains and scalars are neither decayed nor adapted."""
+    """Parameter groups for layer-wise rules: biases, norm gains and scalars are neither decayed nor adapted.
+
+    Example:
+        >>> from thalweg.optim import layerwise_groups
+        >>> [(group.get("adapt", True), [name for name, _ in group["params"]]) for group in layerwise_groups(nn.Linear(2, 2))]
+        [(True, ['weight']), (False, ['bias'])]
+    """
     groups = ChainedOptimizer.groups_for(model)
     for group in groups:
         if "weight_decay" in group:

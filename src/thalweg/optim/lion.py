@@ -19,6 +19,17 @@ def interpolated_momentum(
     r"""A running mean of the gradients, mixed with the fresh one by weights of its own.
 
     .. math:: c = \beta_1 m + (1-\beta_1) g, \qquad m \leftarrow \beta_2 m + (1-\beta_2) g
+
+    Example:
+        >>> from thalweg.optim import Chained, interpolated_momentum
+        >>> p = nn.Parameter(torch.zeros(1))
+        >>> optimizer = Chained([p], interpolated_momentum(betas=(0.5, 0.75)), lr=1.0)
+        >>> for _ in range(2):
+        ...     p.grad = torch.ones(1)
+        ...     optimizer.step()
+        ...     print(p.item(), optimizer.state[p]["exp_avg"].item())
+        -0.5 0.25
+        -1.125 0.4375
     """
     beta1, beta2 = betas
     old = state["exp_avg"]
@@ -33,6 +44,14 @@ def lion_direction(
     r"""The sign of an interpolation that weighs the fresh gradient more than the momentum buffer will.
 
     .. math:: u = \mathrm{sign}(\beta_1 m + (1-\beta_1) g), \qquad m \leftarrow \beta_2 m + (1-\beta_2) g
+
+    Example:
+        >>> from thalweg.optim import Chained, lion_direction
+        >>> p = nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> p.grad = torch.tensor([0.5, -2.0])
+        >>> Chained([p], lion_direction(), lr=0.1).step()
+        >>> p.data
+        tensor([2.9000, 4.1000])
     """
     return sign(interpolated_momentum.update(update, param, state, betas=betas))
 

@@ -30,7 +30,16 @@ def kernel_gradient(
     p: float = 1.5,
     threshold: float = 1e-3,
 ) -> Tensor:
-    r"""The gradient of an elementwise convex kernel at the update: ``u <- grad K(u)``; see :data:`thalweg.linalg.KERNELS`."""
+    r"""The gradient of an elementwise convex kernel at the update: ``u <- grad K(u)``; see :data:`thalweg.linalg.KERNELS`.
+
+    Example:
+        >>> from thalweg.optim import Chained, kernel_gradient
+        >>> p = nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> p.grad = torch.tensor([0.5, -2.0])
+        >>> Chained([p], kernel_gradient(kernel="huber", threshold=1.0), lr=1.0).step()
+        >>> p.data
+        tensor([2.5000, 5.0000])
+    """
     chosen = _of_kind(kernel, "element")
     parameters = {"p": p, "threshold": threshold}
     return chosen.grad(update) if chosen.parameter is None else chosen.grad(update, parameters[chosen.parameter])
@@ -40,14 +49,33 @@ def kernel_gradient(
 def tensor_kernel_gradient(
     update: Tensor, param: Tensor, state: dict[str, Tensor], sums: tuple[Tensor], *, kernel: str = "l2"
 ) -> Tensor:
-    r"""The gradient of the norm of the whole tensor: ``u <- u / |u|``, 0 at 0."""
+    r"""The gradient of the norm of the whole tensor: ``u <- u / |u|``, 0 at 0.
+
+    Example:
+        >>> from thalweg.optim import Chained, tensor_kernel_gradient
+        >>> p = nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> p.grad = torch.tensor([3.0, -4.0])
+        >>> Chained([p], tensor_kernel_gradient(kernel="l2"), lr=1.0).step()
+        >>> p.data
+        tensor([2.4000, 4.8000])
+    """
     _of_kind(kernel, "tensor")
     return unit(update, sums[0].sqrt())
 
 
 @matrix(vectors=True)
 def matrix_kernel_gradient(stack: Tensor, *, kernel: str = "nuclear", k: int = 1) -> Tensor:
-    r"""The gradient of a convex kernel of each matrix; vectors are matrices of one row."""
+    r"""The gradient of a convex kernel of each matrix; vectors are matrices of one row.
+
+    Example:
+        >>> from thalweg.optim import Chained, matrix_kernel_gradient
+        >>> p = nn.Parameter(torch.tensor([[1.0, 1.0], [1.0, 1.0]]))
+        >>> p.grad = torch.tensor([[3.0, -4.0], [0.0, 2.0]])
+        >>> Chained([p], matrix_kernel_gradient(kernel="group_l2"), lr=1.0).step()
+        >>> p.data
+        tensor([[0.4000, 1.8000],
+                [1.0000, 0.0000]])
+    """
     chosen = _of_kind(kernel, "matrix")
     return chosen.grad(stack) if chosen.parameter is None else chosen.grad(stack, k)
 

@@ -26,6 +26,18 @@ def momentum(
     .. math::
         b \leftarrow \mu b + c\, g, \qquad u = b \;\text{ or, with Nesterov, }\; c\, g + \mu b,
         \qquad c = 1 \;\text{ or, as a mean, }\; 1 - \mu
+
+    Example:
+        >>> from thalweg.optim import Chained, momentum
+        >>> p = nn.Parameter(torch.zeros(1))
+        >>> optimizer = Chained([p], momentum(momentum=0.5), lr=1.0)
+        >>> for _ in range(3):
+        ...     p.grad = torch.ones(1)
+        ...     optimizer.step()
+        ...     print(p.item())
+        -1.0
+        -2.5
+        -4.25
     """
     fresh = (1 - momentum) * update if ema else update
     buffer = state["momentum_buffer"] = momentum * state["momentum_buffer"] + fresh

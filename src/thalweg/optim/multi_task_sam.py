@@ -39,7 +39,13 @@ class MultiTaskStep(NamedTuple):
 
 
 def mean_gradient(gradients: Tensor) -> Tensor:
-    """The mean of the rows: every task counts the same."""
+    """The mean of the rows: every task counts the same.
+
+    Example:
+        >>> from thalweg.optim import mean_gradient
+        >>> mean_gradient(torch.tensor([[1.0, 2.0], [3.0, 0.0]]))
+        tensor([2., 1.])
+    """
     return gradients.mean(0)
 
 

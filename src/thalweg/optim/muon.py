@@ -53,7 +53,16 @@ def orthogonalize(
     adjust_lr_fn: str = "original",
     ns_dtype: str | None = None,
 ) -> Tensor:
-    r"""Replace each matrix by (nearly) its polar factor, times a factor of its shape; see :class:`Muon`."""
+    r"""Replace each matrix by (nearly) its polar factor, times a factor of its shape; see :class:`Muon`.
+
+    Example:
+        >>> from thalweg.optim import Chained, orthogonalize
+        >>> p = nn.Parameter(torch.zeros(4, 4, dtype=torch.float64))
+        >>> p.grad = torch.randn(4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        >>> Chained([p], orthogonalize(ns_dtype=torch.float64), lr=1.0).step()
+        >>> bool((torch.linalg.svdvals(p.data) - 1).abs().max() < 0.4)  # all singular values are near 1
+        True
+    """
     factor = shape_scale(stack.shape[-2], stack.shape[-1], adjust_lr_fn)
     dtype = None if ns_dtype is None else _dtype(ns_dtype)
     return newton_schulz(stack, ns_steps, ns_coefficients, eps, dtype, scale=factor)

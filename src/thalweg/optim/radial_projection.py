@@ -54,6 +54,14 @@ def radial_projection(
     where the decay's factor :math:`\rho` is ``wd_ratio`` for projected tensors and 1 for others. Rows are those of the first
     dimension. Biases, gains and scalars are never projected, nor are groups with ``project=False``. Weight decay belongs to this
     transform, since its strength follows from the test; it acts on the old weights.
+
+    Example:
+        >>> from thalweg.optim import Chained, radial_projection
+        >>> p = nn.Parameter(torch.tensor([[3.0, 4.0]]))
+        >>> p.grad = torch.tensor([[5.0, 0.0]])
+        >>> Chained([p], radial_projection(delta=2.0), lr=1.0).step()
+        >>> p.data
+        tensor([[-0.2000,  6.4000]])
     """
     if not sums:
         return update + weight_decay * param
@@ -80,7 +88,16 @@ def momentum_projection(
     project: bool = True,
 ) -> Tensor:
     r"""``radial_projection`` after a momentum buffer: the decay is :math:`\lambda / (1-\mu)`, as strong as coupled decay, which goes
-    through the buffer, is in the long run."""
+    through the buffer, is in the long run.
+
+    Example:
+        >>> from thalweg.optim import Chained, momentum_projection
+        >>> p = nn.Parameter(torch.tensor([[3.0, 4.0]]))
+        >>> p.grad = torch.tensor([[5.0, 0.0]])
+        >>> Chained([p], momentum_projection(delta=2.0), lr=1.0).step()
+        >>> p.data
+        tensor([[-0.2000,  6.4000]])
+    """
     test = {"delta": delta, "wd_ratio": wd_ratio, "eps": eps}
     decay = weight_decay / (1 - momentum)
     return radial_projection.update(update, param, state, sums, rows=rows, weight_decay=decay, **test)

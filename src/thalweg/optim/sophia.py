@@ -44,6 +44,17 @@ def sophia_direction(
     r"""The running mean of the gradient over a curvature that something else keeps in ``hessian``, clipped to 1.
 
     .. math:: m \leftarrow \beta_1 m + (1-\beta_1) g, \qquad u = \mathrm{clip}\!\left(\frac{m}{\max(\rho h, \epsilon)}, 1\right)
+
+    Example:
+        >>> from thalweg.optim import Chained, sophia_direction
+        >>> p = nn.Parameter(torch.zeros(2))
+        >>> optimizer = Chained([p], sophia_direction(betas=(0.5, 0.9), rho=1.0), lr=0.1)
+        >>> p.grad = torch.tensor([1.0, 1.0])
+        >>> optimizer.step()  # no curvature is known yet: both are clipped
+        >>> optimizer.state[p]["hessian"] = torch.tensor([10.0, 0.0])
+        >>> optimizer.step()
+        >>> p.data
+        tensor([-0.1075, -0.2000])
     """
     mean = state["exp_avg"] = betas[0] * state["exp_avg"] + (1 - betas[0]) * update
     ratio = mean / (rho * state["hessian"]).clamp(min=eps)

@@ -34,6 +34,14 @@ def trust_ratio(
 
     The ratio r is 1 where either norm is 0, and for groups with ``adapt=False``. ``clamp_norm`` is (low, high); None: the identity.
     ``clamp_ratio`` bounds r itself in the same way, and ``norm_eps`` is the :math:`\epsilon`; both are variants that packages add.
+
+    Example:
+        >>> from thalweg.optim import Chained, trust_ratio
+        >>> p = nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> p.grad = torch.tensor([6.0, -8.0])
+        >>> Chained([p], trust_ratio(), lr=0.1).step()
+        >>> p.data
+        tensor([2.7000, 4.4000])
     """
     if sums is None:
         return update
@@ -60,6 +68,14 @@ def lars_ratio(
 
     The ratio r is 1 where either norm is 0, and for groups with ``adapt=False``. With ``clip`` it is :math:`\min(r / \eta, 1)`, which
     makes the learning rate :math:`\eta` an upper bound of the local one, :math:`\eta r`.
+
+    Example:
+        >>> from thalweg.optim import Chained, lars_ratio
+        >>> p = nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> p.grad = torch.tensor([6.0, -8.0])
+        >>> Chained([p], lars_ratio(trust_coefficient=0.1), lr=1.0).step()
+        >>> p.data
+        tensor([2.7000, 4.4000])
     """
     decayed = update + weight_decay * param
     if sums is None:

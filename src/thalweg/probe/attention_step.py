@@ -14,6 +14,12 @@ class AttentionStep(NamedTuple):
     Args:
         gamma: the preconditioner on the mean gradient, ``(dim, dim)``.
         leakage: share of the layer's function that is no gradient step, 0 to 1.
+
+    Example:
+        >>> from thalweg.probe import read_off_preconditioner
+        >>> value_out, key_query = torch.diag(torch.tensor([0.0, 1.0])), torch.diag(torch.tensor([0.25, 0.0]))
+        >>> read_off_preconditioner(value_out, key_query, n=2).gamma
+        tensor([[0.5000]])
     """
 
     gamma: Tensor

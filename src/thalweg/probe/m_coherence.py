@@ -26,6 +26,14 @@ class Coherence:
         alpha_unbiased: :math:`(\|S\|^2 - Q) / ((n-1) Q)`, which doesn't: 0 for orthogonal gradients, 1 for equal ones.
         n: how many gradients.
         per_layer: m-coherence of each layer's part, by name.
+
+    Example:
+        >>> from thalweg.probe import gradient_coherence
+        >>> net = nn.Linear(2, 1, bias=False)
+        >>> X = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+        >>> found = gradient_coherence(net, lambda out, y: out.mean(), (X, torch.zeros(2)))
+        >>> found.m_coherence, found.alpha
+        (2.0, 1.0)
     """
 
     m_coherence: float

@@ -28,6 +28,12 @@ class History:
         accuracy: share of the margins above ``tol_margin``.
         grad_norm: norm of the logistic loss's gradient.
         theta: the iterates ``(T + 1, d)``, where asked for.
+
+    Example:
+        >>> from thalweg.solve import logistic_gd
+        >>> history = logistic_gd([[1.0, -1.0], [-1.0, -4.0]], [1, -1], step=100.0).history
+        >>> history.accuracy.tolist()
+        [0.0, 0.5, 1.0]
     """
 
     loss: Tensor
@@ -45,6 +51,12 @@ class LinearResult:
         iterations: updates until all margins were positive; ``None``: never within ``max_iter``.
         separated: whether they were.
         history: ``None`` if nothing was to be recorded or kept.
+
+    Example:
+        >>> from thalweg.solve import perceptron
+        >>> result = perceptron([[1.0, -1.0], [-1.0, -4.0]], [1, -1])
+        >>> result.separated, result.iterations
+        (True, 3)
     """
 
     theta: Tensor

@@ -45,6 +45,13 @@ class EngineOptions(TypedDict, total=False):
         state_dtype: dtype of the state; ``None``: float32 for bfloat16 and float16 parameters, the parameter's own otherwise.
         stochastic_rounding: round bfloat16 parameters up or down at random, right in the mean, instead of to the nearest.
         before: a transform or chain put before the optimizer's own, such as ``gradient_noise()``.
+
+    Example:
+        >>> from thalweg.optim import AdamW, EngineOptions
+        >>> options: EngineOptions = {"maximize": True, "nonfinite": "skip"}
+        >>> optimizer = AdamW(nn.Linear(2, 1), **options)
+        >>> optimizer.param_groups[0]["maximize"]
+        True
     """
 
     maximize: bool
@@ -93,6 +100,14 @@ class ChainedOptimizer(torch.optim.Optimizer):
     Raises:
         TypeError: an unknown option.
         ValueError: a value out of range; ``weight_decay``, or ``decay="after"``, though the chain decays by itself.
+
+    Example:
+        >>> from thalweg.optim import ChainedOptimizer, lion_direction
+        >>> class FastForgettingLion(ChainedOptimizer):
+        ...     def __init__(self, params, lr=1e-4, betas=(0.9, 0.95), **options):
+        ...         super().__init__(params, lion_direction(betas=betas), lr=lr, **options)
+        >>> FastForgettingLion(nn.Linear(2, 1)).param_groups[0]["betas"]
+        (0.9, 0.95)
     """
 
     _gradient_norm = 0.0  # of this step, where a transform asks for it

@@ -104,6 +104,13 @@ class Transform:
     """A transform with its hyper-parameters' start values; immutable, hashable, picklable.
 
     ``names`` maps a hyper-parameter to the key it has in the parameter groups, where that differs.
+
+    Example:
+        >>> from thalweg.optim import momentum
+        >>> momentum(momentum=0.5).rename(momentum="slow")
+        momentum(slow=0.5, nesterov=False, ema=False)
+        >>> momentum() == momentum()
+        True
     """
 
     type: TransformType
@@ -131,7 +138,14 @@ class Transform:
 
 @dataclass(frozen=True)
 class Chain:
-    """Transforms applied one after the other. Hyper-parameters of one name are one hyper-parameter, so their values must agree."""
+    """Transforms applied one after the other. Hyper-parameters of one name are one hyper-parameter, so their values must agree.
+
+    Example:
+        >>> from thalweg.optim import Chain, adam_direction, add_decayed_weights, trust_ratio
+        >>> rule = adam_direction() >> add_decayed_weights(weight_decay=0.1) >> trust_ratio()
+        >>> isinstance(rule, Chain), len(rule.transforms)
+        (True, 3)
+    """
 
     transforms: tuple[Transform, ...]
     hypers: Mapping[str, Any] = field(init=False, compare=False, repr=False)
@@ -245,6 +259,17 @@ def elementwise(
     Keyword-only arguments of ``f`` without a default are filled in: the names that ``prepare`` returns; ``lr``; ``gradient_norm``,
     the Euclidean norm of the gradients of all the optimizer's parameters together; and ``normal``, a function without arguments
     that gives standard normal numbers, the same whatever the sharding (needs a hyper-parameter ``seed``).
+
+    Example:
+        >>> from thalweg.optim import Chained, elementwise
+        >>> @elementwise()
+        ... def clipped(update, param, state, *, bound=1.0):
+        ...     return update.clamp(-bound, bound)
+        >>> p = nn.Parameter(torch.zeros(2))
+        >>> p.grad = torch.tensor([0.5, -3.0])
+        >>> Chained([p], clipped(bound=1.0), lr=1.0).step()
+        >>> p.data
+        tensor([-0.5000,  1.0000])
     """
 
     def declare(update: Callable[..., Any]) -> TransformType:
@@ -271,6 +296,17 @@ def layerwise(
             keyword-only arguments get hyper-parameters of those names.
         state, prepare: see :func:`elementwise`.
         switch: name of a boolean hyper-parameter; where it is False nothing is summed and ``f`` gets ``sums=None``.
+
+    Example:
+        >>> from thalweg.optim import Chained, layerwise
+        >>> @layerwise(sums=lambda update, param: (update.square().sum(),))
+        ... def unit_length(update, param, state, sums):
+        ...     return update / sums[0].sqrt()
+        >>> p = nn.Parameter(torch.zeros(2))
+        >>> p.grad = torch.tensor([3.0, -4.0])
+        >>> Chained([p], unit_length(), lr=1.0).step()
+        >>> p.data
+        tensor([-0.6000,  0.8000])
     """
 
     def declare(update: Callable[..., Any]) -> TransformType:
@@ -307,6 +343,17 @@ def matrix(
 
     In the optimizer's state a matrix has its own tensor ``shape``, or ``(matrices, *shape)`` in groups with ``batched=True`` or
     ``split``. Sharded parameters' state is sharded along its first dimension; it goes to the matrix's owner and back with the matrix.
+
+    Example:
+        >>> from thalweg.optim import Chained, matrix
+        >>> @matrix()
+        ... def centered_rows(stack):
+        ...     return stack - stack.mean(-1, keepdim=True)
+        >>> p = nn.Parameter(torch.zeros(1, 2))
+        >>> p.grad = torch.tensor([[1.0, 3.0]])
+        >>> Chained([p], centered_rows(), lr=1.0).step()
+        >>> p.data
+        tensor([[ 1., -1.]])
     """
 
     def declare(update: Callable[..., Any]) -> TransformType:
