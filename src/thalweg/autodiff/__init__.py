@@ -2,6 +2,7 @@
 
 from thalweg.autodiff.batches import batches
 from thalweg.autodiff.closure import Closure
+from thalweg.autodiff.curvature_products import curvature_product
 from thalweg.autodiff.eval_mode import eval_mode
 from thalweg.autodiff.flat import FlatModel
 from thalweg.autodiff.gauss_newton_bartlett import gauss_newton_bartlett, sample_targets, sampled_loss
@@ -17,6 +18,7 @@ __all__ = [
     "Hessian",
     "ReplayedDraws",
     "batches",
+    "curvature_product",
     "eval_mode",
     "gauss_newton_bartlett",
     "hutchinson_diagonal",

@@ -1,5 +1,6 @@
 """Matrix tools that several seams share."""
 
+from thalweg.linalg.conjugate_gradients import Solved, conjugate_gradients
 from thalweg.linalg.convex_kernels import KERNELS, ConvexKernel, convex_kernel, register_kernel
 from thalweg.linalg.haar import haar
 from thalweg.linalg.infeasible import InfeasibleError
@@ -12,6 +13,8 @@ __all__ = [
     "InfeasibleError",
     "MinNormPoint",
     "Ritz",
+    "Solved",
+    "conjugate_gradients",
     "convex_kernel",
     "haar",
     "lanczos",
