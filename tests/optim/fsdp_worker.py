@@ -76,6 +76,10 @@ def optimizer_for(name: str, model: nn.Module) -> torch.optim.Optimizer:
     settings = {"weight_decay": 0.1} if name != "lars" else {}
     if name == "muon":
         settings["ns_dtype"] = torch.float64  # rounding of bfloat16 would hide what is compared
+    if name in ("fira", "frugal", "dct_adamw", "natural_galore"):
+        settings["update_every"] = 6
+    if name in ("fira", "dct_adamw", "natural_galore"):
+        settings["rank"] = 2
     if name == "lion_k":
         settings |= {"kernel": "topk", "k": 3}  # whole tensors, vectors among them
     if name == "adamp":

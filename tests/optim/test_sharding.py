@@ -35,7 +35,7 @@ def difference(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
     return max((x - y).abs().max().item() for x, y in zip(a, b, strict=True))
 
 
-@pytest.mark.parametrize("name", ["adamp", "adamw", "lamb", "lars", "lion_k", "muon", "noisy_lion"])
+@pytest.mark.parametrize("name", ["adamp", "adamw", "fira", "lamb", "lars", "lion_k", "muon", "noisy_lion"])
 def test_two_processes_equal_one(name: str, tmp_path: Path) -> None:
     launch("train", name, tmp_path, 2)
     assert difference(torch.load(tmp_path / "train.pt"), on_one_process(name)) < 1e-5

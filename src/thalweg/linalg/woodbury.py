@@ -40,11 +40,12 @@ def woodbury_natural_gradient(gradient: Tensor, history: Tensor, damping: float)
         raise ValueError(
             f"gradients of {gradient.shape[-1]} numbers don't go with a history of {history.shape[-1]} numbers each"
         )
-    gram = (history @ history.mT).to(torch.float64)
-    right = (history @ gradient[..., None]).to(torch.float64)
-    good = gram.isfinite().all((-2, -1), keepdim=True) & right.isfinite().all((-2, -1), keepdim=True)
+    # In float64: g and its part inside the history nearly cancel, and the small difference is divided by the small damping.
+    past, g = history.to(torch.float64), gradient.to(torch.float64)
+    good = past.isfinite().all((-2, -1)) & g.isfinite().all(-1)
     # Not by Cholesky: rounding makes eigenvalues of the Gram matrix negative that should be 0, by more than the damping is worth.
-    values, vectors = torch.linalg.eigh(torch.where(good, gram, 0))
-    shares = vectors.mT @ torch.where(good, right, math.nan)
+    values, vectors = torch.linalg.eigh(torch.where(good[..., None, None], past @ past.mT, 0))
+    shares = vectors.mT @ (past @ g[..., None])
     solved = vectors @ (shares / (values.clamp(min=0) + damping)[..., None])
-    return (gradient - (history.mT @ solved.to(history.dtype))[..., 0]) / damping
+    natural = (g - (past.mT @ solved)[..., 0]) / damping
+    return torch.where(good[..., None], natural, math.nan).to(gradient.dtype)
