@@ -38,6 +38,7 @@ def curvature_product(closure: Closure, params: Sequence[Tensor], curvature: Cur
         ValueError: an unknown name, or a complex parameter.
 
     Example:
+        >>> from thalweg.autodiff import Closure
         >>> net = torch.nn.Linear(2, 1, bias=False)
         >>> closure = Closure(net, lambda z, y: 0.5 * (z - y).square().mean(), torch.eye(2), torch.zeros(2, 1))
         >>> curvature_product(closure, [net.weight], "gauss_newton")(torch.tensor([1.0, 4.0]))

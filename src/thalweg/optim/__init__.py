@@ -29,7 +29,7 @@ from thalweg.optim.frugal import Frugal
 from thalweg.optim.galore import GaLore, bias_corrected
 from thalweg.optim.gradient_clipping import clip_gradient_norm
 from thalweg.optim.gradient_noise import add_gradient_noise, gradient_noise
-from thalweg.optim.gradient_normalized_smoothness import NewtonResult, gradient_regularized_newton
+from thalweg.optim.gradient_normalized_smoothness import gradient_regularized_newton
 from thalweg.optim.groups import hidden_matrices, param_groups_layer_decay, param_groups_weight_decay
 from thalweg.optim.lamb import Lamb, layerwise_groups
 from thalweg.optim.lars import Lars
@@ -80,7 +80,6 @@ __all__ = [
     "MultiTaskSAM",
     "Muon",
     "NaturalGaLore",
-    "NewtonResult",
     "NorMuon",
     "SophiaG",
     "SophiaH",
