@@ -40,6 +40,8 @@ def gauss_newton_bartlett(
         One tensor for each parameter, of its shape.
 
     Example:
+        >>> from torch.nn import functional as F
+        >>> from thalweg.autodiff import Closure, gauss_newton_bartlett
         >>> net = nn.Linear(2, 3)
         >>> closure = Closure(net, F.cross_entropy, torch.randn(8, 2), torch.zeros(8, dtype=torch.long))
         >>> [bool((h >= 0).all()) for h in gauss_newton_bartlett(closure, list(net.parameters()))]

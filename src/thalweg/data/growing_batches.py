@@ -24,6 +24,7 @@ class GrowingBatchSampler(Sampler[list[int]]):
 
     Example:
         >>> from torch.utils.data import DataLoader, TensorDataset
+        >>> from thalweg.data import BatchSizeController, GrowingBatchSampler
         >>> data = TensorDataset(torch.arange(10))
         >>> controller = BatchSizeController(2)
         >>> sizes = []

@@ -78,6 +78,7 @@ def grand_scores(
         ValueError: as in :func:`el2n_scores`; a name in ``params`` is unknown.
 
     Example:
+        >>> from thalweg.data import el2n_scores, grand_scores
         >>> net = nn.Linear(2, 3)
         >>> X, y = torch.tensor([[3.0, 4.0]]), torch.tensor([0])
         >>> torch.allclose(grand_scores(net, (X, y)), el2n_scores(net, (X, y)) * 26**0.5)
@@ -132,6 +133,7 @@ def ensemble_scores(
         ValueError: there is no seed.
 
     Example:
+        >>> from thalweg.data import el2n_scores, ensemble_scores
         >>> X, y = torch.randn(6, 2), torch.tensor([0, 1, 0, 1, 0, 1])
         >>> score = lambda model: el2n_scores(model, (X, y))
         >>> runs = ensemble_scores(lambda: nn.Linear(2, 2), lambda model, generator: None, score, seeds=[0, 1])

@@ -128,6 +128,7 @@ class TemperatureSampler(Sampler[int]):
             ``batch_size``.
 
     Example:
+        >>> import math
         >>> generator = torch.Generator().manual_seed(0)
         >>> sampler = TemperatureSampler([0] * 90 + [1] * 10, math.inf, generator=generator)
         >>> len(list(sampler))

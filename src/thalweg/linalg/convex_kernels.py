@@ -110,6 +110,7 @@ def register_kernel(name: str, kernel: ConvexKernel) -> None:
 
     Example:
         >>> import torch
+        >>> from thalweg.linalg import ConvexKernel, register_kernel
         >>> register_kernel("squareroot", ConvexKernel(
         ...     value=lambda z: z.abs().pow(1.5).sum() / 1.5, grad=lambda z: z.sign() * z.abs().sqrt()))
     """

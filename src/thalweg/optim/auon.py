@@ -55,6 +55,14 @@ def cosh_damping(
     With ``normalize`` the update is divided by :math:`\max(\|u\|_F, \epsilon)`, too, and with ``shape_factor`` multiplied by
     :math:`\sqrt{\max(1, m/n)}`, m being its first size and n the product of the others. With ``experts`` each entry of the first
     dimension is a tensor by itself.
+
+    Example:
+        >>> from thalweg.optim import Chained, cosh_damping
+        >>> p = nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> p.grad = torch.tensor([3.0, -4.0])
+        >>> Chained([p], cosh_damping(normalize=True), lr=1.0).step()
+        >>> p.data
+        tensor([2.6325, 4.4899])
     """
     squared, count, sinh = (total[rows] if experts else total for total in sums)
     factor = 1 / (1 + sinh / count).sqrt()

@@ -36,6 +36,14 @@ def bias_corrected(
     r"""Adam's bias corrections applied to a finished update, whatever was done to it in between.
 
     .. math:: u \leftarrow \frac{\sqrt{1-\beta_2^t}}{1-\beta_1^t}\, u
+
+    Example:
+        >>> from thalweg.optim import Chained, bias_corrected
+        >>> p = nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> p.grad = torch.tensor([0.5, -2.0])
+        >>> Chained([p], bias_corrected(betas=(0.5, 0.75)), lr=1.0).step()
+        >>> p.data
+        tensor([2.5000, 6.0000])
     """
     return update * factor
 

@@ -34,6 +34,14 @@ def natural_gradient(
 
     ``history`` is s; the history starts anew on steps 1, T+1, ... (``update_every``), when subspaces change, unless
     ``keep_history``. A history of 0 leaves :math:`g / \lambda`.
+
+    Example:
+        >>> from thalweg.optim import Chained, natural_gradient
+        >>> p = nn.Parameter(torch.tensor([[0.0, 0.0]]))
+        >>> p.grad = torch.tensor([[1.0, 2.0]])
+        >>> Chained([p], natural_gradient(history=1, damping=1.0), lr=6.0).step()
+        >>> p.data
+        tensor([[-1., -2.]])
     """
     gradient = stack.flatten(1)
     past = state["gradients"]

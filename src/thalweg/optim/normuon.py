@@ -40,6 +40,15 @@ def normalize_neurons(
     r"""Divide every row (neuron) by the running root mean square of its updates, then give the matrix its size back.
 
     See :class:`NorMuon` for the equations. What is kept is one number a neuron, ``second_momentum``.
+
+    Example:
+        >>> from thalweg.optim import Chained, normalize_neurons
+        >>> p = nn.Parameter(torch.tensor([[0.0, 0.0], [0.0, 0.0]]))
+        >>> p.grad = torch.tensor([[3.0, 4.0], [0.3, 0.4]])
+        >>> Chained([p], normalize_neurons(beta2=0.0), lr=1.0).step()
+        >>> p.data
+        tensor([[-2.1319, -2.8425],
+                [-2.1319, -2.8425]])
     """
     along = -1 if neuron_dim == 0 else -2
     inputs, outputs = stack.shape[along], stack.shape[-3 - along]

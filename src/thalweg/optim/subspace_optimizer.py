@@ -95,6 +95,12 @@ def subspace_groups(model: nn.Module, exclude: tuple[str, ...] = ("embed", "head
     Returns:
         Up to three groups, with names: ``rule="subspace"``; ``rule="adamw"`` for the other matrices; and for biases, norm gains
         and scalars, without weight decay.
+
+    Example:
+        >>> from thalweg.optim import subspace_groups
+        >>> model = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+        >>> [(group["rule"], [name for name, _ in group["params"]]) for group in subspace_groups(model)]
+        [('subspace', ['0.weight', '1.weight']), ('adamw', ['2.weight']), ('adamw', ['0.bias', '1.bias', '2.bias'])]
     """
     hidden = hidden_matrices(model, exclude)
     named = list(model.named_parameters())

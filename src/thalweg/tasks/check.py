@@ -32,6 +32,7 @@ def check_task(task: Task) -> None:
     Example:
         >>> import torch
         >>> from torch import nn
+        >>> from thalweg.tasks import Task, check_task
         >>> X = torch.randn(40, 3); y = torch.full((40,), 7)
         >>> check_task(Task("t", lambda: nn.Linear(3, 5), (X, y), (X, y), nn.functional.cross_entropy, batch_size=8))
         Traceback (most recent call last):

@@ -18,7 +18,15 @@ def test_a_class_shows_signature_summary_and_example() -> None:
 
 @pytest.mark.parametrize(
     ("path", "named"),
-    [("thalweg.optim.sign.sign", "from thalweg.optim.sign import sign"), ("thalweg.registry.method", "")],
+    [
+        ("thalweg.optim.sign.sign", "from thalweg.optim.sign import sign"),
+        ("thalweg.registry.method", ""),
+        (
+            "thalweg.optim.trust_ratio",
+            "import torch\nfrom torch import nn\nfrom thalweg.optim import Chained, trust_ratio\n",
+        ),
+        ("thalweg.probe.spectral_density", "import torch\n"),
+    ],
 )
 def test_examples_run_as_they_are_shown(path: str, named: str) -> None:
     """Every example is a program: what it prints is a comment, and what it calls is imported."""

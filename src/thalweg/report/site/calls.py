@@ -100,7 +100,21 @@ def _example(path: str, docstring: str) -> str:
     for example in examples:
         lines += example.source.rstrip("\n").split("\n")
         lines += [f"# {line}" for line in example.want.rstrip("\n").split("\n") if line]
+    program = "\n".join(lines)
     module, _, name = path.rpartition(".")
-    if lines and not re.search(rf"\bimport\b.*\b{re.escape(name)}\b|\b{re.escape(module)}\b", "\n".join(lines)):
-        lines = [f"from {module} import {name}", "", *lines]
-    return clean("\n".join(lines))
+    taken = _imports(program)
+    if lines and not re.search(rf"\bimport\b.*\b{re.escape(name)}\b|\b{re.escape(path)}\b", program):
+        taken += [f"from {module} import {name}", ""]
+    return clean("\n".join([*taken, *lines]))
+
+
+def _imports(program: str) -> list[str]:
+    """What docstrings take as imported, as torch's own do."""
+    lines = []
+    if re.search(r"(?<!from )(?<!import )\btorch\.", program) and not re.search(
+        r"^import torch$", program, re.MULTILINE
+    ):
+        lines.append("import torch")
+    if re.search(r"(?<![.\w])nn\.", program) and not re.search(r"\bimport nn\b", program):
+        lines.append("from torch import nn")
+    return lines
