@@ -12,12 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from thalweg import tasks
 from thalweg.autodiff import Closure
 from thalweg.optim import SAM, SGD, AdamW, Lion, SophiaG
-from thalweg.race import recipe as recipes
-from thalweg.race.job import Conditions, Job
-from thalweg.race.trial import train as race_trial
 from thalweg.testing import CHECKS, check_optimizer
 
 
@@ -338,12 +334,3 @@ def test_hooks_are_called_once() -> None:
     optimizer.register_step_post_hook(lambda *_: seen.append("post"))
     optimizer.step(closure)
     assert seen == ["pre", "base", "post"]
-
-
-@pytest.mark.parametrize("recipe", ["sam", "sam(base='lion', adaptive=True)"])
-def test_it_races(recipe: str) -> None:
-    recipes.load_methods()
-    task = tasks.load("digits")
-    run = race_trial(task, Job(recipe, "fresh", 0, 1, {"lr": 3e-3, "rho": 0.02}), Conditions(steps=20, device="cpu"))
-    assert (run.outcome, run.message) == ("finished", "")
-    assert run.metric[-1] > run.metric[0] + 0.2 and run.state_bytes > 0

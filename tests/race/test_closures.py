@@ -68,6 +68,15 @@ def test_sophia_estimates_curvature_by_itself(tiny, name) -> None:
     assert result.state_bytes == pytest.approx(2 * 4 * parameters, abs=64)
 
 
+@pytest.mark.parametrize("name", ["sam", "sam(base='lion', adaptive=True)"])
+def test_sam_looks_twice_at_every_batch(tiny, name) -> None:
+    result = run(tiny, name, dataclasses.replace(CPU, steps=60), lr=0.03, rho=0.05, weight_decay=0.0)
+    assert (result.outcome, result.message) == ("finished", "")
+    assert result.metric[-1] > result.metric[0] + 0.2
+    parameters = sum(p.numel() for p in tiny.model().parameters())
+    assert result.state_bytes == pytest.approx((1 if "lion" in name else 2) * 4 * parameters, abs=64)
+
+
 def test_a_loss_without_a_known_likelihood_says_what_to_do(tiny) -> None:
     regression = dataclasses.replace(tiny, loss=lambda out, y: (out.sum(1) - y).abs().mean(), metric=None, goal="min")
     regression = dataclasses.replace(regression, train=tuple(t.float() for t in tiny.train.tensors))
