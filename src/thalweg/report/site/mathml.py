@@ -198,10 +198,11 @@ class _Parser:
     def _styled(self, name: str) -> str:
         if name in _SIZED:
             self._skip()
-            fence = self._next().removeprefix("\\")
+            fence = self._next()
             if fence == ".":
                 return ""
-            return f'<mo stretchy="true">{escape(_FENCES.get(fence, fence))}</mo>'
+            fence = _FENCES.get(fence[1:], fence[1:]) if fence.startswith("\\") else fence
+            return f'<mo stretchy="true">{escape(fence)}</mo>'
         if name in ("mathrm", "operatorname"):
             return f'<mi mathvariant="normal">{escape(self._words())}</mi>'
         if name in ("text", "texttt"):
