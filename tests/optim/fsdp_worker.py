@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from thalweg.optim import (
     Chained,
     ChainedOptimizer,
+    cosh_damping,
     create,
     gradient_noise,
     lion_direction,
@@ -70,7 +71,8 @@ def optimizer_for(name: str, model: nn.Module) -> torch.optim.Optimizer:
             {"params": [p for p in model.parameters() if p.ndim >= 2 and len(p) == 33], "split": 3},
             {"params": [p for p in model.parameters() if p.ndim < 2], "rule": "plain"},
         ]
-        return ChainedOptimizer(groups, {"matrices": momentum(ema=True) >> remembered(), "plain": momentum()}, lr=1e-2)
+        rules = {"matrices": momentum(ema=True) >> remembered() >> cosh_damping(normalize=True), "plain": momentum()}
+        return ChainedOptimizer(groups, rules, lr=1e-1)
     if name == "noisy_lion":
         return Chained(model, gradient_noise(eta=1e-3) >> lion_direction(), lr=1e-3, weight_decay=0.1)
     settings = {"weight_decay": 0.1} if name != "lars" else {}

@@ -10,6 +10,7 @@ from torch import nn
 
 from thalweg.linalg.polar import newton_schulz
 from thalweg.optim import SGD, AuON, HybridAuON, Muon, cosh_rms
+from thalweg.optim.engine.compiling import can_compile
 
 F64 = torch.float64
 
@@ -158,6 +159,18 @@ def test_zero_gradients_leave_only_the_decay(cls) -> None:
     p.grad = torch.zeros_like(p)
     optimizer.step()
     torch.testing.assert_close(p.data, torch.full((3, 4), 0.95))
+
+
+@pytest.mark.skipif(not can_compile("cpu"), reason="torch.compile needs a C++ compiler (g++)")
+def test_compiled_equals_eager(train) -> None:
+    """Both sums, over a large matrix and over stacked small ones."""
+    shapes = ((200, 180), (10, 10), (10, 10), (10, 10))
+    eager, fused = ([nn.Parameter(randoms(*s).float()) for s in shapes] for _ in range(2))
+    train(AuON(eager, lr=1.0, normalize=True, compile=False), eager, 0, 3)
+    train(AuON(fused, lr=1.0, normalize=True, compile=True), fused, 0, 3)
+    for p, q, s in zip(eager, fused, shapes, strict=True):
+        torch.testing.assert_close(q.data, p.data, rtol=1e-6, atol=1e-7)
+        assert (q - randoms(*s)).norm() > 0.1
 
 
 def test_any_shape() -> None:

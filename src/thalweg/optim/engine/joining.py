@@ -152,13 +152,16 @@ def _stacked(call: Call, places: Sequence[int]) -> Piece:
     param, update = torch.stack(list(call.params)), torch.stack(list(call.updates))
     state = {key: torch.stack([own[key] for own in call.states]) for key in call.states[0]}
 
-    def finish(_: Done) -> Done:
-        for key in _own_state(call):
-            torch._foreach_copy_([own[key] for own in call.states], state[key].unbind())
-        torch._foreach_copy_(list(call.params), param.unbind())
+    keys = _own_state(call)
+
+    def finish(done: Done) -> Done:
+        new_param, *new_state = done[0]
+        for key, stack in zip(keys, new_state, strict=True):
+            torch._foreach_copy_([own[key] for own in call.states], stack.unbind())
+        torch._foreach_copy_(list(call.params), new_param.unbind())
         return [], []
 
-    one_pass = Stacked(call.one_pass)
+    one_pass = Stacked(call.one_pass, keys)
     grids = [call.grids[0]]
     return Piece(
         replace(call, one_pass=one_pass, params=[param], updates=[update], states=[state], grids=grids, keys=None),

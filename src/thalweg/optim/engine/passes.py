@@ -191,9 +191,13 @@ class Pass:
 
 @dataclass(frozen=True)
 class Stacked:
-    """A pass over stacks: the first dimension of every tensor counts parameters of one shape."""
+    """A pass over stacks: the first dimension of every tensor counts parameters of one shape.
+
+    Stacks are copies anyway, so it returns new ones instead of changing them: the parameters and, in the order of ``keys``, the state.
+    """
 
     inner: Pass
+    keys: tuple[str, ...]
 
     @property
     def has_sums(self) -> bool:
@@ -210,21 +214,16 @@ class Stacked:
         sums: Any,
         grids: Sequence[Grid],
     ) -> Done:
-        """As the pass's."""
+        """New stacks of the parameters and their state, as updates."""
+        new: list[Tensor] = []
         for param, update, state, grid in zip(params, updates, states, grids, strict=True):
-            one = functools.partial(self._one, _Numbers(values, None, None, grid))
-            new_param, new_state = torch.vmap(one)(param, update, state)
-            if new_param is not None:
-                param.copy_(new_param)
-            for key, value in new_state.items():
-                state[key].copy_(value)
-        return [], []
+            new += torch.vmap(functools.partial(self._one, _Numbers(values, None, None, grid)))(param, update, state)
+        return new, []
 
-    def _one(
-        self, numbers: _Numbers, param: Tensor, update: Tensor, state: dict[str, Tensor]
-    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+    def _one(self, numbers: _Numbers, param: Tensor, update: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, ...]:
         new = self.inner.one(param, update, state, numbers)
-        return new.param, new.state
+        assert new.param is not None
+        return new.param.to(param.dtype), *(new.state.get(key, state[key]).to(state[key].dtype) for key in self.keys)
 
 
 @dataclass
