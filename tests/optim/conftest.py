@@ -187,6 +187,16 @@ RULES: dict[str, Rule] = {
 }
 
 
+FEW = ("adamw", "lamb", "muon", "coupled_sgd")
+"""Rules that stand for all where only the engine is at work: elementwise, layerwise, matrix, and one that decays by itself."""
+
+
+@pytest.fixture(params=FEW, scope="session")
+def few(request: pytest.FixtureRequest) -> Rule:
+    """One rule of each kind in turn."""
+    return RULES[request.param]
+
+
 @pytest.fixture(params=RULES, scope="session")
 def rule(request: pytest.FixtureRequest) -> Rule:
     """Every rule in turn."""

@@ -9,10 +9,10 @@ from torch import nn
 from thalweg.optim import SGD, AdamW, Lion, optimizer_state_bytes
 
 
-def test_tensor_lr_may_change_in_place(rule, train, same) -> None:
-    params, twins = rule.parameters(), rule.parameters()
+def test_tensor_lr_may_change_in_place(few, train, same) -> None:
+    params, twins = few.parameters(), few.parameters()
     lr = torch.tensor(0.25)
-    optimizer, twin = rule(params, lr=lr), rule(twins, lr=0.25)
+    optimizer, twin = few(params, lr=lr), few(twins, lr=0.25)
     train(optimizer, params, 0, 2)
     train(twin, twins, 0, 2)
     lr.fill_(0.125)
@@ -78,9 +78,9 @@ def test_a_module_leaves_vectors_undecayed() -> None:
         assert decays == {"0.weight": 0.1, "0.bias": 0.0, "1.weight": 0.0, "1.bias": 0.0}
 
 
-def test_a_module_can_be_extended(rule, train) -> None:
-    model = nn.Linear(3, 4, bias=not rule.matrices_only)
-    optimizer = rule(model)
+def test_a_module_can_be_extended(few, train) -> None:
+    model = nn.Linear(3, 4, bias=not few.matrices_only)
+    optimizer = few(model)
     later = nn.Parameter(torch.ones(2, 2))
     optimizer.add_param_group({"params": [("later", later)], "lr": 0.5})
     params = [*model.parameters(), later]
@@ -107,23 +107,23 @@ def test_later_groups_count_their_own_steps(rule, train, same) -> None:
     assert same(later, alone)
 
 
-def test_the_callers_group_is_left_alone(rule) -> None:
-    params = rule.parameters()
+def test_the_callers_group_is_left_alone(few) -> None:
+    params = few.parameters()
     group = {"params": [p for p in params if p.ndim >= 2], "lr": 0.5}
-    optimizer = rule([group])
+    optimizer = few([group])
     assert set(group) == {"params", "lr"}
     assert optimizer.param_groups[0]["lr"] == 0.5
 
 
-def test_foreign_keys_are_kept(rule, train) -> None:
-    params = [p for p in rule.parameters() if p.ndim >= 2]
-    optimizer = rule([{"params": params, "lr_scale": 0.5, "note": "mine", "table": torch.arange(3)}])
+def test_foreign_keys_are_kept(few, train) -> None:
+    params = [p for p in few.parameters() if p.ndim >= 2]
+    optimizer = few([{"params": params, "lr_scale": 0.5, "note": "mine", "table": torch.arange(3)}])
     train(optimizer, params, 0, 1)
     group = optimizer.param_groups[0]
     assert group["lr_scale"] == 0.5 and group["note"] == "mine" and group["table"].tolist() == [0, 1, 2]
     assert optimizer.state_dict()["param_groups"][0]["note"] == "mine"
 
 
-def test_repr_names_the_rules(rule) -> None:
-    text = repr(rule(rule.parameters()))
+def test_repr_names_the_rules(few) -> None:
+    text = repr(few(few.parameters()))
     assert "rules:" in text and "options:" in text and "lr:" in text

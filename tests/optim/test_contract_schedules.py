@@ -24,10 +24,10 @@ SCHEDULERS = {
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 @pytest.mark.parametrize("tensor", [False, True], ids=["float", "tensor"])
-def test_schedulers_equal_setting_the_groups_by_hand(rule, train, same, name: str, tensor: bool) -> None:
-    params, twins = rule.parameters(torch.float64), rule.parameters(torch.float64)
+def test_schedulers_equal_setting_the_groups_by_hand(few, train, same, name: str, tensor: bool) -> None:
+    params, twins = few.parameters(torch.float64), few.parameters(torch.float64)
     lr = torch.tensor(0.0625, dtype=torch.float64) if tensor else 0.0625
-    optimizer, twin = rule(params, lr=lr), rule(twins, lr=0.0625)
+    optimizer, twin = few(params, lr=lr), few(twins, lr=0.0625)
     scheduler = SCHEDULERS[name](optimizer)
     rates = []
     for step in range(9):
@@ -41,8 +41,8 @@ def test_schedulers_equal_setting_the_groups_by_hand(rule, train, same, name: st
     assert same(params, twins)
 
 
-def test_one_cycle_moves_the_momentum(rule) -> None:
-    optimizer = rule(rule.parameters())
+def test_one_cycle_moves_the_momentum(few) -> None:
+    optimizer = few(few.parameters())
     cycled = {"momentum", "betas"} & set(optimizer.defaults)
     if not cycled:
         pytest.skip("no momentum to cycle")
@@ -54,15 +54,15 @@ def test_one_cycle_moves_the_momentum(rule) -> None:
     assert optimizer.param_groups[0][key] != first
 
 
-def test_a_scheduler_and_its_optimizer_resume_together(rule, train, same) -> None:
-    params = rule.parameters()
-    optimizer = rule(params)
+def test_a_scheduler_and_its_optimizer_resume_together(few, train, same) -> None:
+    params = few.parameters()
+    optimizer = few(params)
     scheduler = SCHEDULERS["cosine"](optimizer)
     for step in range(3):
         train(optimizer, params, step, step + 1)
         scheduler.step()
     resumed = [torch.nn.Parameter(p.detach().clone()) for p in params]
-    fresh = rule(resumed)
+    fresh = few(resumed)
     again = SCHEDULERS["cosine"](fresh)
     fresh.load_state_dict(optimizer.state_dict())
     again.load_state_dict(scheduler.state_dict())

@@ -27,22 +27,22 @@ def test_without_gradient_nothing_happens(rule) -> None:
     assert all(p in optimizer.state for p in params[1:])
 
 
-def test_empty_parameters(rule, train) -> None:
-    shapes = [(0, 3), (3, 0), (0, 0)] if rule.matrices_only else [(0, 3), (3, 0), (0,), (2, 0, 3)]
-    params = [*rule.parameters(), *(nn.Parameter(torch.empty(s)) for s in shapes)]
-    optimizer = rule(params)
+def test_empty_parameters(few, train) -> None:
+    shapes = [(0, 3), (3, 0), (0, 0)] if few.matrices_only else [(0, 3), (3, 0), (0,), (2, 0, 3)]
+    params = [*few.parameters(), *(nn.Parameter(torch.empty(s)) for s in shapes)]
+    optimizer = few(params)
     before = params[0].detach().clone()
     train(optimizer, params, 0, 3)
     assert not torch.equal(params[0].data, before)
     assert [tuple(p.shape) for p in params[-len(shapes) :]] == shapes
 
 
-def test_scalars_move_like_vectors_of_one(rule, train) -> None:
-    if rule.matrices_only:
-        pytest.skip("a matrix rule takes no scalars")
+def test_scalars_move_like_vectors_of_one(few, train) -> None:
+    if few.matrices_only:
+        pytest.skip("a matrix few takes no scalars")
     scalar, vector = nn.Parameter(torch.tensor(1.5)), nn.Parameter(torch.tensor([1.5]))
-    train(rule([scalar]), [scalar], 0, 4)
-    optimizer = rule([vector])
+    train(few([scalar]), [scalar], 0, 4)
+    optimizer = few([vector])
     for step in range(4):
         generator = torch.Generator().manual_seed(1000 * step)
         vector.grad = torch.randn((), generator=generator, dtype=torch.float64).float().view(1)
