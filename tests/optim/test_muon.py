@@ -37,12 +37,21 @@ def test_one_step_by_hand() -> None:
     torch.testing.assert_close(after, diagonal(0.9696, 0.9583), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("adjust", ["original", "match_rms_adamw"])
-def test_equals_torch(train, adjust: str) -> None:
+@pytest.mark.parametrize(
+    ("shape", "settings"),
+    [
+        ((16, 40), {}),
+        ((40, 16), {}),
+        ((40, 16), {"adjust_lr_fn": "match_rms_adamw"}),
+        ((16, 40), {"adjust_lr_fn": "match_rms_adamw", "nesterov": False, "ns_steps": 4}),
+        ((16, 16), {"momentum": 0.5, "ns_coefficients": (3.0, -3.2, 1.2)}),
+    ],
+)
+def test_equals_torch(train, shape: tuple[int, int], settings: dict) -> None:
     """Torch iterates in bfloat16 everywhere, hence the tolerance."""
-    ours, theirs = (nn.Parameter(randoms(16, 40).float() * 0.1) for _ in range(2))
+    ours, theirs = (nn.Parameter(randoms(*shape).float() * 0.1) for _ in range(2))
     start = ours.detach().clone()
-    settings = {"lr": 0.02, "weight_decay": 0.1, "adjust_lr_fn": adjust}
+    settings = {"lr": 0.02, "weight_decay": 0.1, **settings}
     train(Muon([{"params": [ours]}], **settings, ns_dtype="float32"), [ours], 0, 10)
     train(torch.optim.Muon([theirs], **settings), [theirs], 0, 10)
     torch.testing.assert_close(ours.data, theirs.data, rtol=0, atol=3e-3)
@@ -105,6 +114,27 @@ def test_stacked_experts_equal_each_expert_alone() -> None:
     for i in range(3):
         torch.testing.assert_close(together[i], one_step(w[i], g[i], weight_decay=0.1), rtol=1e-13, atol=1e-15)
     assert not torch.allclose(together, one_step(w, g, weight_decay=0.1))
+
+
+@pytest.mark.parametrize("adjust", ["original", "match_rms_adamw", "spectral", "none"])
+def test_fused_projections_are_taken_apart(adjust: str) -> None:
+    w, g = randoms(12, 4), torch.cat([c * randoms(4, 4, seed=i) for i, c in enumerate((1.0, 10.0, 0.1))])
+    p = nn.Parameter(w.clone())
+    p.grad = g
+    Muon([{"params": [p], "split": 3}], adjust_lr_fn=adjust, weight_decay=0.1).step()
+    each = [one_step(a, b, adjust_lr_fn=adjust, weight_decay=0.1) for a, b in zip(w.split(4), g.split(4), strict=True)]
+    torch.testing.assert_close(p.data, torch.cat(each), rtol=1e-13, atol=1e-15)
+    assert not torch.allclose(p.data, one_step(w, g, adjust_lr_fn=adjust, weight_decay=0.1), atol=1e-4)
+
+
+def test_fused_projections_by_name() -> None:
+    model = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16), nn.TransformerEncoderLayer(8, 2, 16), nn.Linear(8, 2))
+    optimizer = Muon(muon_groups(model, split={"in_proj": 3, r"^1\.linear1": 2}))
+    found = {g.get("split"): g["param_names"] for g in optimizer.param_groups if g["rule"] == "muon"}
+    assert found[3] == ["0.self_attn.in_proj_weight", "1.self_attn.in_proj_weight"]
+    assert found[2] == ["1.linear1.weight"] and len(found[None]) == 5
+    with pytest.raises(ValueError, match=r"^split: no hidden matrix has 'qkv' in its name$"):
+        muon_groups(model, split={"qkv": 3})
 
 
 def test_matrices_of_equal_shape_equal_each_alone(train) -> None:
