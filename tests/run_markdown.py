@@ -153,4 +153,5 @@ def compare(block: Block, wanted: str, got: str) -> None:
 
 
 if __name__ == "__main__":
+    sys.path[0] = ""  # files of the current folder can be imported, as from a prompt
     run(Path(sys.argv[1]).resolve())

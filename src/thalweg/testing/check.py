@@ -72,7 +72,7 @@ def check_optimizer(
         >>> from thalweg.testing import check_optimizer
         >>> outcomes = check_optimizer(torch.optim.SGD, lr=0.05, momentum=0.9, on_fail="return")
         >>> [o.check for o in outcomes if o.status == "failed"]
-        []
+        ['loading_copies', 'bad_settings']
     """
     if on_fail not in ("raise", "warn", "return"):
         raise ValueError(f'on_fail must be "raise", "warn" or "return", not {on_fail!r}')

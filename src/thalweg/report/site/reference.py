@@ -25,7 +25,7 @@ from thalweg.report.site.entries import Entry
 SEAMS = tuple(f"thalweg.{name}" for name in ("init", "data", "nn", "adapt", "objective", "optim", "grow", "compress",
                                              "solve", "generate", "probe"))  # fmt: skip
 AROUND = ("thalweg.linalg", "thalweg.autodiff", "thalweg.registry", "thalweg.tasks", "thalweg.race", "thalweg.catalog",
-          "thalweg.claims.engine", "thalweg.claims.engine.contract")  # fmt: skip
+          "thalweg.claims.engine", "thalweg.claims.engine.contract", "thalweg.testing")  # fmt: skip
 """Public modules beside the seams."""
 
 FOLDER = "api"
