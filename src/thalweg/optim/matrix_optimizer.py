@@ -54,6 +54,9 @@ def muon_groups(
 ) -> list[dict[str, Any]]:
     """Parameter groups that give Muon, or a relative of it, the hidden matrices and AdamW the rest.
 
+    Stacked experts, (experts, out, in), are told from convolutions by their module: its attribute ``stacked_matrices`` names such
+    parameters, as that of :class:`thalweg.nn.StackedExperts` does. They get groups with ``batched=True``.
+
     Args:
         model: embeddings (``nn.Embedding`` and ``nn.EmbeddingBag``), the last matrix in the model (the output head) and what is tied
             to either are left to AdamW.
@@ -64,8 +67,8 @@ def muon_groups(
         rule: name of the rule for matrices: "muon", "normuon", "auon", "hybrid_auon".
 
     Returns:
-        Groups with names: of ``rule``, those to be split apart; ``rule="adamw"`` for the other matrices; and for biases, norm
-        gains and scalars, without weight decay.
+        Groups with names: of ``rule``, those to be split and stacks apart; ``rule="adamw"`` for the other matrices; and for biases,
+        norm gains and scalars, without weight decay.
 
     Raises:
         ValueError: a pattern of ``split`` that no hidden matrix has in its name.
@@ -80,9 +83,13 @@ def muon_groups(
         muon 3 ['0.self_attn.in_proj_weight']
     """
     hidden = hidden_matrices(model, exclude)
-    parts = _parts(hidden, split or {})
+    stacks = hidden & _stacks(model)
+    parts = _parts(hidden - stacks, split or {})
     named = list(model.named_parameters())
-    groups: list[dict[str, Any]] = [{"params": [(n, p) for n, p in named if n in hidden and n not in parts]}]
+    groups: list[dict[str, Any]] = [
+        {"params": [(n, p) for n, p in named if n in hidden and n not in parts and n not in stacks]},
+        {"params": [(n, p) for n, p in named if n in stacks], "batched": True},
+    ]
     groups += [
         {"params": [(n, p) for n, p in named if parts.get(n) == count], "split": count}
         for count in sorted(set(parts.values()))
@@ -93,6 +100,15 @@ def muon_groups(
         {"params": [(n, p) for n, p in named if p.ndim < 2], "rule": "adamw", "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def _stacks(model: nn.Module) -> set[str]:
+    """Names of the parameters that modules declare as stacks of matrices."""
+    return {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules()
+        for name in getattr(module, "stacked_matrices", ())
+    }
 
 
 def _parts(names: set[str], split: Mapping[str, int]) -> dict[str, int]:
