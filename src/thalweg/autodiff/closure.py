@@ -22,6 +22,8 @@ class Closure:
         inputs: what the model takes; tensors, or dicts, lists and tuples of them, examples along the first dimension.
         targets: the same.
         backward: ``backward(loss)`` fills ``p.grad``; ``None``: ``loss.backward()``. With Fabric: ``fabric.backward``.
+        zero_grad: drops all ``p.grad``; ``None``: ``model.zero_grad()``. With FSDP2: ``optimizer.zero_grad``, since between a
+            forward and its backward pass the module holds other, gathered parameters.
         num_processes: processes that share the batch, each having its part. ``backward`` then leaves the mean over them in
             ``p.grad``, as DDP and FSDP2 do.
 
@@ -45,6 +47,7 @@ class Closure:
         targets: Any,
         *,
         backward: Callable[[Tensor], Any] | None = None,
+        zero_grad: Callable[[], Any] | None = None,
         num_processes: int = 1,
     ) -> None:
         if num_processes < 1:
@@ -53,6 +56,7 @@ class Closure:
         self.inputs, self.targets = inputs, targets
         self.num_processes = num_processes
         self._backward = backward
+        self._zero_grad = model.zero_grad if zero_grad is None else zero_grad
 
     def outputs(self) -> Any:
         """A forward pass."""
@@ -65,7 +69,7 @@ class Closure:
 
     def backward(self, loss: Tensor) -> None:
         """Leave the gradient of ``loss``, and of nothing else, in the parameters' ``.grad``."""
-        self.model.zero_grad()
+        self._zero_grad()
         if self._backward is None:
             loss.backward()
         else:
@@ -83,7 +87,13 @@ class Closure:
             return self
         inputs, targets = _head(self.inputs, count), _head(self.targets, count)
         return Closure(
-            self.model, self.loss_fn, inputs, targets, backward=self._backward, num_processes=self.num_processes
+            self.model,
+            self.loss_fn,
+            inputs,
+            targets,
+            backward=self._backward,
+            zero_grad=self._zero_grad,
+            num_processes=self.num_processes,
         )
 
 

@@ -132,6 +132,7 @@ class _Trial:
             self.task.loss,
             *self.reader(batch),
             backward=self.fabric.backward,
+            zero_grad=learner.step.zero_grad,
             num_processes=self.world,
         )
         if getattr(learner.optimizer, "needs_closure", False):
