@@ -1,5 +1,6 @@
 import math
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -129,6 +130,26 @@ def test_a_run_is_one_transaction(store, path):
             store.write_run(plan(), run(2))
         sqlalchemy.event.remove(engine, "before_cursor_execute", fail)
         assert sum(1 for _ in sqlite3.connect(path).iterdump()) == rows[-1]
+
+
+@pytest.mark.parametrize("moment", ["before_cursor_execute", "after_cursor_execute", "commit"])
+def test_ctrl_c_while_a_run_is_written(store, path, moment):
+    """It waits for the transaction: cut in the middle, one may keep its lock, and closing would wait for that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    store.write_run(plan(), run(0))
+    once = iter([True])
+    sqlalchemy.event.listen(
+        store._rdb.engine, moment, lambda *_: next(once, False) and os.kill(os.getpid(), signal.SIGINT)
+    )
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            store.write_run(plan(), run(1))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    store.close()
+    with Storage(path, "r") as again:
+        again.begin(resume=True)
+        assert [stored.index for stored in again.read_runs(plan())] == [0, 1]
 
 
 def test_new_and_resumed(store, path):

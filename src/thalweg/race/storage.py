@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import make_url
 
 from thalweg.race.errors import RaceError, StorageError
+from thalweg.race.interrupts import uninterrupted
 from thalweg.race.outcome import one_line
 from thalweg.race.owner import Ownership
 from thalweg.race.plan import Plan
@@ -126,7 +127,7 @@ class Storage:
     def close(self) -> None:
         """Give the race up and close the connections."""
         if self._owner is not None:
-            with contextlib.suppress(Exception):  # a lost database ends an owner as well
+            with contextlib.suppress(Exception), uninterrupted():  # a lost database ends an owner as well
                 self._owner.release()
             self._owner = None
         self._rdb.remove_session()
@@ -192,7 +193,8 @@ class Storage:
         pause = 0.2
         while True:
             try:
-                return action()
+                with uninterrupted():
+                    return action()
             except RaceError:
                 raise
             except (
