@@ -1,15 +1,20 @@
 """Layers and blocks as ``torch.nn`` modules, and converters that put them into an existing model."""
 
+from thalweg.nn.column_row_sampling import wta_crs_select
 from thalweg.nn.ghost_batch_norm import GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d, convert_ghost_batchnorm
+from thalweg.nn.grad_norm_cache import GradNormCache
+from thalweg.nn.gradient_descent_attention import gradient_descent_attention
 from thalweg.nn.latent_attention import LatentCache, MultiheadLatentAttention, rotary_embedding
 from thalweg.nn.linear_attention import LinearSelfAttention
 from thalweg.nn.mixture_of_experts import MixtureOfExperts, StackedExperts
 from thalweg.nn.tract import TrActConv2d, TrActLinear, convert_tract, tract_weight_grad
+from thalweg.nn.wta_crs import WTACRSLinear, convert_wta_crs
 
 __all__ = [
     "GhostBatchNorm1d",
     "GhostBatchNorm2d",
     "GhostBatchNorm3d",
+    "GradNormCache",
     "LatentCache",
     "LinearSelfAttention",
     "MixtureOfExperts",
@@ -17,8 +22,12 @@ __all__ = [
     "StackedExperts",
     "TrActConv2d",
     "TrActLinear",
+    "WTACRSLinear",
     "convert_ghost_batchnorm",
     "convert_tract",
+    "convert_wta_crs",
+    "gradient_descent_attention",
     "rotary_embedding",
     "tract_weight_grad",
+    "wta_crs_select",
 ]
