@@ -41,12 +41,13 @@ _METHODS: dict[str, Method] = {}
 
 @dataclass(frozen=True)
 class Method:
-    """One entry of the registry: a name, the object behind it, and the settings a race tunes."""
+    """One entry of the registry: a name, the object behind it, the settings a race tunes, and when it is worth a try."""
 
     name: str
     seam: str
     target: Callable[..., Any]
     search: Mapping[str, Space] = field(default_factory=dict)
+    use: str = ""
 
     def settings(self) -> dict[str, Any]:
         """Settings the target takes by keyword, with their declared defaults (``inspect.Parameter.empty`` if none)."""
@@ -54,7 +55,9 @@ class Method:
         return {p.name: p.default for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
 
 
-def method(name: str, *, search: Mapping[str, Space] | None = None, seam: str | None = None) -> Callable[[_T], _T]:
+def method(
+    name: str, *, search: Mapping[str, Space] | None = None, seam: str | None = None, use: str = ""
+) -> Callable[[_T], _T]:
     """Register the decorated class or function under ``name``; it is returned unchanged.
 
     Args:
@@ -62,6 +65,7 @@ def method(name: str, *, search: Mapping[str, Space] | None = None, seam: str | 
         search: settings that a race tunes; see :data:`Space`.
         seam: where the method acts; ``None`` takes the ``thalweg`` sub-package that defines it. A method defined
             elsewhere, say in a user's task file, has to name it.
+        use: when to use it, one honest sentence for the tables of the guides; every update rule of the package has one.
 
     Raises:
         ValueError: the name is taken by another object, a space is malformed, or the seam can't be told.
@@ -81,7 +85,7 @@ def method(name: str, *, search: Mapping[str, Space] | None = None, seam: str | 
             raise ValueError(
                 f"method {name!r} is defined outside thalweg: say where it acts, e.g. method({name!r}, seam='optim')"
             )
-        _METHODS[name] = Method(name, seam or rest.split(".")[0], target, spaces)
+        _METHODS[name] = Method(name, seam or rest.split(".")[0], target, spaces, use)
         return target
 
     return register

@@ -98,7 +98,11 @@ def adabelief_amsgrad_direction(
     return (mean * scale) / (largest.sqrt() * root + floor)
 
 
-@method("adabelief", search={"lr": ("log", 1e-4, 3e-2), "weight_decay": ("log", 1e-3, 1.0)})
+@method(
+    "adabelief",
+    search={"lr": ("log", 1e-4, 3e-2), "weight_decay": ("log", 1e-3, 1.0)},
+    use="As a rival of AdamW at the same cost: race the two.",
+)
 class AdaBelief(ChainedOptimizer):
     r"""Adam with the squared surprise in place of the squared gradient (arXiv:2010.07468).
 

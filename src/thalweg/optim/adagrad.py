@@ -34,7 +34,11 @@ def adagrad_direction(
     return update / ((total + initial_accumulator_value).sqrt() + eps)
 
 
-@method("adagrad", search={"lr": ("log", 1e-3, 1.0), "weight_decay": ("log", 1e-6, 1e-2)})
+@method(
+    "adagrad",
+    search={"lr": ("log", 1e-3, 1.0), "weight_decay": ("log", 1e-6, 1e-2)},
+    use="Sparse or seldom active features and convex problems; its steps only shrink, so not for long trainings.",
+)
 class Adagrad(ChainedOptimizer):
     r"""AdaGrad with one accumulator a weight (Duchi, Hazan and Singer 2011), which AdAdaGrad grows batches for (arXiv:2402.11215).
 

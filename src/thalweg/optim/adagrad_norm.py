@@ -25,7 +25,11 @@ def scale_by_accumulator(
     return update * factor
 
 
-@method("adagrad_norm", search={"lr": ("log", 1e-2, 1e2), "weight_decay": ("log", 1e-6, 1e-2)})
+@method(
+    "adagrad_norm",
+    search={"lr": ("log", 1e-2, 1e2), "weight_decay": ("log", 1e-6, 1e-2)},
+    use="Smooth problems for which no learning rate can be tuned; state is one number.",
+)
 class AdagradNorm(ChainedOptimizer):
     r"""AdaGrad with one accumulator for all weights together (Ward, Wu and Bottou 2019), as in AdAdaGradNorm (arXiv:2402.11215).
 

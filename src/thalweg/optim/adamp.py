@@ -13,7 +13,11 @@ from thalweg.optim.radial_projection import radial_projection
 from thalweg.registry import method
 
 
-@method("adamp", search={"lr": ("log", 1e-4, 3e-2), "weight_decay": ("log", 1e-3, 1.0)})
+@method(
+    "adamp",
+    search={"lr": ("log", 1e-4, 3e-2), "weight_decay": ("log", 1e-3, 1.0)},
+    use="Networks whose weights are followed by a normalization, where AdamW makes their norms grow.",
+)
 class AdamP(ChainedOptimizer):
     r"""Adam whose updates of scale-invariant weights lose their radial part (arXiv:2006.08217).
 

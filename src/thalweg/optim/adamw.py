@@ -59,7 +59,11 @@ def adam_direction(
     return (mean * correction1) / (square.sqrt() * correction2 + eps)
 
 
-@method("adamw", search={"lr": ("log", 1e-4, 3e-2), "weight_decay": ("log", 1e-3, 1.0)})
+@method(
+    "adamw",
+    search={"lr": ("log", 1e-4, 3e-2), "weight_decay": ("log", 1e-3, 1.0)},
+    use="The rule to begin with and to race all others against.",
+)
 class AdamW(ChainedOptimizer):
     r"""Adam with decoupled weight decay (arXiv:1711.05101).
 

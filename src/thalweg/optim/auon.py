@@ -109,6 +109,7 @@ def cosh_rms(x: Tensor, gamma: float = 1.5, eps: float = 1e-7) -> Tensor:
         "weight_decay": ("log", 1e-5, 1e-2),
         "normalize": ("choice", False, True),
     },
+    use="To check whether Muon's matrix products pay: on layers of ordinary size this is momentum with scaled steps.",
 )
 class AuON(MatrixOptimizer):
     r"""Momentum over the root mean square of its hyperbolic cosine, without a matrix product (arXiv:2509.24320).
@@ -195,7 +196,11 @@ class AuON(MatrixOptimizer):
             raise ValueError("AuON doesn't split matrices: give their parts as parameters of their own")
 
 
-@method("hybrid_auon", search=MUON_SEARCH)
+@method(
+    "hybrid_auon",
+    search=MUON_SEARCH,
+    use="To study AuON: with five Newton-Schulz steps it is Muon without its factor of the shape.",
+)
 class HybridAuON(MatrixOptimizer):
     r"""Muon with fewer Newton-Schulz steps, its update then damped as by AuON (arXiv:2509.24320).
 

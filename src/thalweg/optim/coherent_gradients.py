@@ -161,7 +161,7 @@ def _filled(step: int, **_: Any) -> dict[str, float]:
     return {"filled": float(step > 2)}
 
 
-@method("rolling_median")
+@method("rolling_median", use="Labels or gradients that are partly wrong, at two more state tensors.")
 @elementwise(state=("second_last_grad", "last_grad"), prepare=_filled)
 def rolling_median(update: Tensor, param: Tensor, state: dict[str, Tensor], *, filled: Any) -> Tensor:
     r"""The median of the last three steps' gradients, coordinate by coordinate ("RM3", arXiv:2203.10036).

@@ -13,7 +13,11 @@ from thalweg.optim.subspace_optimizer import SubspaceOptimizer
 from thalweg.registry import method
 
 
-@method("dct_adamw", search={"lr": ("log", 1e-4, 3e-2), "rest_lr": ("log", 1e-4, 3e-2), "rank": ("choice", 4, 16, 64)})
+@method(
+    "dct_adamw",
+    search={"lr": ("log", 1e-4, 3e-2), "rest_lr": ("log", 1e-4, 3e-2), "rank": ("choice", 4, 16, 64)},
+    use="As GaLore without any SVD, the basis chosen anew at each step.",
+)
 class DCTAdamW(SubspaceOptimizer):
     r"""AdamW in a subspace picked, without any SVD, from a fixed cosine basis (arXiv:2505.17967).
 

@@ -56,7 +56,11 @@ def diffgrad_direction(
     return friction * (mean * correction1) / (square.sqrt() * correction2 + floor)
 
 
-@method("diffgrad", search={"lr": ("log", 1e-4, 6e-2), "weight_decay": ("log", 1e-3, 1.0)})
+@method(
+    "diffgrad",
+    search={"lr": ("log", 1e-4, 6e-2), "weight_decay": ("log", 1e-3, 1.0)},
+    use="As a rival of AdamW that keeps a third state tensor: only if a race speaks for it.",
+)
 class DiffGrad(ChainedOptimizer):
     r"""Adam with friction where the gradient stands still (arXiv:1909.11015).
 

@@ -14,7 +14,11 @@ from thalweg.optim.subspace_optimizer import SubspaceOptimizer
 from thalweg.registry import method
 
 
-@method("fira", search={"lr": ("log", 1e-4, 1e-1), "rest_lr": ("log", 1e-4, 3e-2), "rank": ("choice", 4, 16, 64)})
+@method(
+    "fira",
+    search={"lr": ("log", 1e-4, 1e-1), "rest_lr": ("log", 1e-4, 3e-2), "rank": ("choice", 4, 16, 64)},
+    use="As GaLore, where a low rank alone loses too much; the same state.",
+)
 class Fira(SubspaceOptimizer):
     r"""GaLore's step in the subspace, and outside it the gradient, scaled alike and limited in its growth (arXiv:2410.01623).
 

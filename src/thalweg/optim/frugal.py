@@ -28,7 +28,9 @@ STATE_FREE = {"sign_sgd": "sign", "sgd": "sgd", "none": "drop"}
 
 
 @method(
-    "frugal", search={"lr": ("log", 1e-4, 3e-2), "rest_lr": ("log", 1e-4, 3e-2), "density": ("choice", 0.0625, 0.25)}
+    "frugal",
+    search={"lr": ("log", 1e-4, 3e-2), "rest_lr": ("log", 1e-4, 3e-2), "density": ("choice", 0.0625, 0.25)},
+    use="Where memory counts most: no state, and no SVD, for most of each matrix.",
 )
 class Frugal(SubspaceOptimizer):
     r"""A rule with state for a share of each gradient, one without for the rest of it, in the same step (arXiv:2411.07837).

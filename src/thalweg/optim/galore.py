@@ -48,7 +48,11 @@ def bias_corrected(
     return update * factor
 
 
-@method("galore", search={"lr": ("log", 1e-4, 1e-1), "rest_lr": ("log", 1e-4, 3e-2), "rank": ("choice", 4, 16, 64)})
+@method(
+    "galore",
+    search={"lr": ("log", 1e-4, 1e-1), "rest_lr": ("log", 1e-4, 3e-2), "rank": ("choice", 4, 16, 64)},
+    use="Matrices whose AdamW state doesn't fit, where an SVD now and then is affordable.",
+)
 class GaLore(SubspaceOptimizer):
     r"""Adam in the leading singular subspace of each hidden matrix's gradient, AdamW for the rest (arXiv:2403.03507).
 

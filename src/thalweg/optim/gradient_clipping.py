@@ -11,7 +11,11 @@ from thalweg.optim.engine import elementwise
 from thalweg.registry import method
 
 
-@method("clip_gradient_norm", search={"max_norm": ("log", 1e-2, 1e1)})
+@method(
+    "clip_gradient_norm",
+    search={"max_norm": ("log", 1e-2, 1e1)},
+    use="Recurrent networks and transformers whose loss jumps; costs one norm.",
+)
 @elementwise()
 def clip_gradient_norm(
     update: Tensor, param: Tensor, state: dict[str, Tensor], *, gradient_norm: Any, max_norm: float = 1.0

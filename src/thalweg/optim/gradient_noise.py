@@ -46,7 +46,11 @@ def add_gradient_noise(
     return update + sigma * normal()
 
 
-@method("gradient_noise", search={"eta": ("log", 1e-6, 1.0)})
+@method(
+    "gradient_noise",
+    search={"eta": ("log", 1e-6, 1.0)},
+    use="Very deep networks that don't start to learn; with a good start seldom needed.",
+)
 def gradient_noise(eta: float = 0.01, gamma: float = 0.55, seed: int = 0) -> Any:
     r"""The transform that adds annealed Gaussian noise to the gradient (arXiv:1511.06807).
 

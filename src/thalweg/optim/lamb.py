@@ -30,7 +30,11 @@ def layerwise_groups(model: nn.Module) -> list[dict[str, Any]]:
     return groups
 
 
-@method("lamb", search={"lr": ("log", 1e-4, 1e-1), "weight_decay": ("log", 1e-3, 1.0)})
+@method(
+    "lamb",
+    search={"lr": ("log", 1e-4, 1e-1), "weight_decay": ("log", 1e-3, 1.0)},
+    use="Batches of thousands of examples, where one learning rate doesn't suit all layers.",
+)
 class Lamb(ChainedOptimizer):
     r"""Layer-wise adaptive moments for large batches (arXiv:1904.00962).
 

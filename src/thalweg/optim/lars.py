@@ -38,7 +38,11 @@ def step_momentum(
     return torch.where(moving, step / lr, torch.zeros_like(step))
 
 
-@method("lars", search={"lr": ("log", 1e-1, 1e2), "weight_decay": ("log", 1e-6, 1e-2)})
+@method(
+    "lars",
+    search={"lr": ("log", 1e-1, 1e2), "weight_decay": ("log", 1e-6, 1e-2)},
+    use="Convolutional networks with SGD and batches of thousands of examples.",
+)
 class Lars(ChainedOptimizer):
     r"""Layer-wise adaptive rate scaling, in its two published forms (arXiv:1708.03888, arXiv:1904.00962).
 

@@ -56,7 +56,11 @@ def lion_direction(
     return sign(interpolated_momentum.update(update, param, state, betas=betas))
 
 
-@method("lion", search={"lr": ("log", 1e-5, 1e-2), "weight_decay": ("log", 1e-2, 10.0)})
+@method(
+    "lion",
+    search={"lr": ("log", 1e-5, 1e-2), "weight_decay": ("log", 1e-2, 10.0)},
+    use="Where AdamW's second moment doesn't fit, or batches are large; search its learning rate and decay anew.",
+)
 class Lion(ChainedOptimizer):
     r"""Sign momentum with two interpolations, found by program search (arXiv:2302.06675).
 

@@ -96,6 +96,7 @@ def _of_kind(name: str, per: str) -> Any:
         "kernel": ("choice", "l1", "huber", "smooth"),
         "threshold": ("log", 1e-6, 1e-1),
     },
+    use="To study other kernels than the sign (soft thresholds, norms); to train, take Lion.",
 )
 class LionK(ChainedOptimizer):
     r"""Lion with any convex kernel in the place of its sign (arXiv:2310.05898).

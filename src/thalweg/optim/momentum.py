@@ -44,7 +44,11 @@ def momentum(
     return fresh + momentum * buffer if nesterov else buffer
 
 
-@method("sgd", search={"lr": ("log", 1e-3, 1.0), "weight_decay": ("log", 1e-6, 1e-2)})
+@method(
+    "sgd",
+    search={"lr": ("log", 1e-3, 1.0), "weight_decay": ("log", 1e-6, 1e-2)},
+    use="Convolutional networks with normalization, or where only one state tensor fits; its learning rate needs a wide search.",
+)
 class SGD(ChainedOptimizer):
     r"""Stochastic gradient descent with momentum; the weight decay is decoupled.
 

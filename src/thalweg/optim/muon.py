@@ -89,7 +89,11 @@ MUON_SEARCH: dict[str, Space] = {
 """What is tuned for Muon, and for its relatives with steps of the same size."""
 
 
-@method("muon", search=MUON_SEARCH)
+@method(
+    "muon",
+    search=MUON_SEARCH,
+    use="Transformers and other networks of mostly hidden matrices; two learning rates to tune.",
+)
 class Muon(MatrixOptimizer):
     r"""Muon for hidden weight matrices, AdamW for the rest (arXiv:2509.24406, after Jordan et al. 2024).
 

@@ -56,6 +56,7 @@ def natural_gradient(
 @method(
     "natural_galore",
     search={"lr": ("log", 1e-4, 1e-1), "rest_lr": ("log", 1e-4, 3e-2), "rank": ("choice", 4, 16, 64)},
+    use="As GaLore, where curvature inside the subspace is worth a history of gradients.",
 )
 class NaturalGaLore(SubspaceOptimizer):
     r"""GaLore whose projected gradients pass through a damped inverse Fisher matrix before Adam (arXiv:2410.16029).

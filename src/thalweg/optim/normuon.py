@@ -65,7 +65,11 @@ def normalize_neurons(
     return (stack, scale[..., None]) if neuron_dim == 0 else stack * scale[..., None, :]
 
 
-@method("normuon", search=MUON_SEARCH)
+@method(
+    "normuon",
+    search=MUON_SEARCH,
+    use="Where Muon suits, for one more number a row: its rows then move by similar amounts.",
+)
 class NorMuon(MatrixOptimizer):
     r"""Muon whose neurons move by similar amounts (arXiv:2510.05491).
 

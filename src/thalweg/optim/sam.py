@@ -51,7 +51,11 @@ def check_radius(group: Mapping[str, Any], name: str = "rho") -> None:
         raise ValueError(f"Invalid {name}: {group[name]!r} (must be a finite number >= 0)")
 
 
-@method("sam", search={"lr": ("log", 1e-4, 3e-2), "weight_decay": ("log", 1e-3, 1.0), "rho": ("log", 5e-3, 0.5)})
+@method(
+    "sam",
+    search={"lr": ("log", 1e-4, 3e-2), "weight_decay": ("log", 1e-3, 1.0), "rho": ("log", 5e-3, 0.5)},
+    use="Little data, where generalization is the limit and not time: each step takes two gradients.",
+)
 class SAM(WrappedOptimizer):
     r"""Sharpness-aware minimization around any optimizer (arXiv:2010.01412), or its adaptive form ASAM (arXiv:2102.11600).
 

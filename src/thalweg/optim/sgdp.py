@@ -19,7 +19,11 @@ def dampened(update: Tensor, param: Tensor, state: dict[str, Tensor], *, dampeni
     return (1 - dampening) * update
 
 
-@method("sgdp", search={"lr": ("log", 1e-3, 1.0), "weight_decay": ("log", 1e-6, 1e-2)})
+@method(
+    "sgdp",
+    search={"lr": ("log", 1e-3, 1.0), "weight_decay": ("log", 1e-6, 1e-2)},
+    use="Networks whose weights are followed by a normalization, where SGD with momentum is the rule that works.",
+)
 class SGDP(ChainedOptimizer):
     r"""Momentum SGD whose updates of scale-invariant weights lose their radial part (arXiv:2006.08217).
 

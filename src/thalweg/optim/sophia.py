@@ -219,7 +219,11 @@ class Sophia(ChainedOptimizer):
         return {**super().__getstate__(), "_estimates": self._estimates}
 
 
-@method("sophia", search={"lr": ("log", 3e-5, 1e-2), "rho": ("log", 1e-3, 1.0), "weight_decay": ("log", 1e-3, 1.0)})
+@method(
+    "sophia",
+    search={"lr": ("log", 3e-5, 1e-2), "rho": ("log", 1e-3, 1.0), "weight_decay": ("log", 1e-3, 1.0)},
+    use="Long trainings of classifiers and language models, where an estimate of the curvature every ten steps is affordable.",
+)
 class SophiaG(Sophia):
     r"""Clipped second-order steps with the Gauss-Newton-Bartlett estimate of the curvature (arXiv:2305.14342).
 
@@ -300,7 +304,11 @@ class SophiaG(Sophia):
         self.update_hessian(terms * closure.num_processes)
 
 
-@method("sophia_h", search={"lr": ("log", 3e-5, 1e-2), "rho": ("log", 1e-3, 1.0), "weight_decay": ("log", 1e-3, 1.0)})
+@method(
+    "sophia_h",
+    search={"lr": ("log", 3e-5, 1e-2), "rho": ("log", 1e-3, 1.0), "weight_decay": ("log", 1e-3, 1.0)},
+    use="As sophia, for losses that aren't a likelihood; needs second derivatives, so one process.",
+)
 class SophiaH(Sophia):
     r"""Clipped second-order steps with Hutchinson's estimate of the Hessian's diagonal (arXiv:2305.14342).
 
