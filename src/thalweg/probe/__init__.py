@@ -1,6 +1,7 @@
 """Measures of a model. They change nothing: not its parameters, gradients or buffers, nor its training mode."""
 
 from thalweg.probe.attention_step import AttentionStep, read_off_preconditioner
+from thalweg.probe.fine_tuned import fine_tuned
 from thalweg.probe.gauss_newton import gauss_newton_eigenvalues
 from thalweg.probe.hessian_spectrum import (
     count_outliers,
@@ -12,21 +13,36 @@ from thalweg.probe.jacobian_spectrum import jacobian_singular_values
 from thalweg.probe.lion_k import constraint_violation, kkt_residual, lyapunov
 from thalweg.probe.m_coherence import Coherence, GradientCoherence, gradient_coherence
 from thalweg.probe.mode_strengths import mode_strengths
+from thalweg.probe.prediction_overlap import (
+    OrderSensitivity,
+    label_agreement,
+    order_sensitivity,
+    overlap_cosine,
+    token_overlap,
+    weight_sparsity,
+)
 
 __all__ = [
     "AttentionStep",
     "Coherence",
     "GradientCoherence",
+    "OrderSensitivity",
     "constraint_violation",
     "count_outliers",
+    "fine_tuned",
     "full_hessian",
     "gauss_newton_eigenvalues",
     "gradient_coherence",
     "hessian_eigenvalues",
     "jacobian_singular_values",
     "kkt_residual",
+    "label_agreement",
     "lyapunov",
     "mode_strengths",
+    "order_sensitivity",
+    "overlap_cosine",
     "read_off_preconditioner",
     "spectral_density",
+    "token_overlap",
+    "weight_sparsity",
 ]
