@@ -1,17 +1,31 @@
 """Solvers that replace the training loop."""
 
+from thalweg.solve.matrix_sensing import (
+    Factors,
+    MatrixSensing,
+    asymmetric_rate,
+    factored_gd,
+    rebalance_,
+    symmetric_tail,
+)
 from thalweg.solve.normalized_logistic_gd import logistic_gd, logistic_scale, normalized_logistic_loss
 from thalweg.solve.perceptron import batch_perceptron, perceptron
 from thalweg.solve.separation import History, LinearResult, iteration_bound, margin
 
 __all__ = [
+    "Factors",
     "History",
     "LinearResult",
+    "MatrixSensing",
+    "asymmetric_rate",
     "batch_perceptron",
+    "factored_gd",
     "iteration_bound",
     "logistic_gd",
     "logistic_scale",
     "margin",
     "normalized_logistic_loss",
     "perceptron",
+    "rebalance_",
+    "symmetric_tail",
 ]
