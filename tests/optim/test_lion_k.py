@@ -250,12 +250,12 @@ def test_a_refused_group_is_not_added() -> None:
 
 
 def test_kernels_in_the_wrong_transform_are_refused() -> None:
-    for transform, message in (
-        (kernel_gradient(kernel="topk"), "works per matrix; this transform takes kernels per element: hinge, huber, "),
-        (tensor_kernel_gradient(kernel="l1"), "works per element; this transform takes kernels per tensor: l2"),
-        (matrix_kernel_gradient(kernel="l2"), "works per tensor; this transform takes kernels per matrix: group_l2, "),
+    for transform, kernel, message in (
+        (kernel_gradient, "topk", "works per matrix; this transform takes kernels per element: hinge, huber, "),
+        (tensor_kernel_gradient, "l1", "works per element; this transform takes kernels per tensor: l2"),
+        (matrix_kernel_gradient, "l2", "works per tensor; this transform takes kernels per matrix: group_l2, "),
     ):
-        p = weight()
-        p[0].grad = torch.ones(2, 2)
         with pytest.raises(ValueError, match=message):
-            Chained(p, transform).step()
+            transform(kernel=kernel)
+        with pytest.raises(ValueError, match=message):
+            Chained([{"params": weight(), "kernel": kernel}], transform())

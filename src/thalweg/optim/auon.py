@@ -13,15 +13,14 @@ from thalweg.optim.engine import Chain, layerwise
 from thalweg.optim.engine.optimizer import Params
 from thalweg.optim.matrix_optimizer import MatrixOptimizer
 from thalweg.optim.momentum import momentum as momentum_of
-from thalweg.optim.muon import MUON_SEARCH, checked_orthogonalize
+from thalweg.optim.muon import MUON_SEARCH, orthogonalize
 from thalweg.registry import method
 
 
 def squares(update: Tensor, param: Tensor, *, experts: bool) -> tuple[Tensor, Tensor]:
     """Sum of squares and number of elements; in float64, since squares of float32 numbers overflow from 1e19 on."""
     wide = update.double()
-    dims = list(range(int(experts), wide.ndim))
-    return (wide * wide).sum(dims), torch.ones_like(wide).sum(dims)
+    return _total(wide * wide, experts), _total(torch.ones_like(wide), experts)
 
 
 def sinh_squares(
@@ -29,7 +28,14 @@ def sinh_squares(
 ) -> tuple[Tensor]:
     """Sum of sinh(z)^2, which is cosh(z)^2 - 1 without its rounding."""
     z = (update.double() * _beside(gamma / totals[0].sqrt().clamp(min=eps), update)).to(update.dtype)
-    return (z.sinh().square().double().sum(list(range(int(experts), z.ndim))),)
+    return (_total(z.sinh().square().double(), experts),)
+
+
+def _total(numbers: Tensor, experts: bool) -> Tensor:
+    """The sum, or one for each entry of the first dimension."""
+    if not experts:
+        return numbers.sum()
+    return numbers.flatten(1).sum(1) if numbers.ndim > 1 else numbers
 
 
 @layerwise(sums=(squares, sinh_squares))
@@ -258,7 +264,9 @@ class HybridAuON(MatrixOptimizer):
     ) -> None:
         chain = Chain.of(momentum_of(momentum=momentum, nesterov=nesterov, ema=True))
         if ns_steps != 0:
-            chain = chain >> checked_orthogonalize(ns_steps, ns_coefficients, eps, "none", ns_dtype)
+            chain = chain >> orthogonalize(
+                ns_steps=ns_steps, ns_coefficients=ns_coefficients, eps=eps, adjust_lr_fn="none", ns_dtype=ns_dtype
+            )
         super().__init__(
             params,
             "hybrid_auon",

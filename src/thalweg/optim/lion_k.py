@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from thalweg.linalg.convex_kernels import KERNELS, check_parameter, named_kernel, unit
@@ -20,7 +21,23 @@ def _norm_squared(update: Tensor, param: Tensor) -> tuple[Tensor]:
     return ((update * update).sum(),)
 
 
-@elementwise()
+def _check_element(kernel: str, p: float, threshold: float) -> None:
+    parameter = _of_kind(kernel, "element").parameter
+    if parameter is not None:
+        check_parameter(parameter, {"p": p, "threshold": threshold}[parameter])
+
+
+def _check_tensor(kernel: str) -> None:
+    _of_kind(kernel, "tensor")
+
+
+def _check_matrix(kernel: str, k: int) -> None:
+    parameter = _of_kind(kernel, "matrix").parameter
+    if parameter is not None:
+        check_parameter(parameter, k)
+
+
+@elementwise(check=_check_element)
 def kernel_gradient(
     update: Tensor,
     param: Tensor,
@@ -45,7 +62,7 @@ def kernel_gradient(
     return chosen.grad(update) if chosen.parameter is None else chosen.grad(update, parameters[chosen.parameter])
 
 
-@layerwise(sums=_norm_squared)
+@layerwise(sums=_norm_squared, check=_check_tensor)
 def tensor_kernel_gradient(
     update: Tensor, param: Tensor, state: dict[str, Tensor], sums: tuple[Tensor], *, kernel: str = "l2"
 ) -> Tensor:
@@ -59,11 +76,10 @@ def tensor_kernel_gradient(
         >>> p.data
         tensor([2.4000, 4.8000])
     """
-    _of_kind(kernel, "tensor")
     return unit(update, sums[0].sqrt())
 
 
-@matrix(vectors=True)
+@matrix(vectors=True, check=_check_matrix)
 def matrix_kernel_gradient(stack: Tensor, *, kernel: str = "nuclear", k: int = 1) -> Tensor:
     r"""The gradient of a convex kernel of each matrix; vectors are matrices of one row.
 
@@ -77,6 +93,7 @@ def matrix_kernel_gradient(stack: Tensor, *, kernel: str = "nuclear", k: int = 1
                 [1.0000, 0.0000]])
     """
     chosen = _of_kind(kernel, "matrix")
+    stack = stack.to(torch.promote_types(stack.dtype, torch.float32))  # decompositions know no bfloat16
     return chosen.grad(stack) if chosen.parameter is None else chosen.grad(stack, k)
 
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from thalweg.linalg.polar import Coefficients, coefficient_table, newton_schulz, newton_schulz_dtype
-from thalweg.optim.engine import Transform, matrix
-from thalweg.optim.engine.hyperparameters import plain
+from thalweg.optim.engine import matrix
 from thalweg.optim.engine.optimizer import Params
 from thalweg.optim.matrix_optimizer import MatrixOptimizer
 from thalweg.optim.momentum import momentum as momentum_of
@@ -43,7 +42,14 @@ def _dtype(name: str) -> torch.dtype:
     return found
 
 
-@matrix(input_dtype=_iteration_dtype)
+def _check(ns_coefficients: Coefficients, adjust_lr_fn: str, ns_dtype: str | None, **_: Any) -> None:
+    coefficient_table(ns_coefficients)
+    shape_scale(1, 1, adjust_lr_fn)
+    if ns_dtype is not None:
+        _dtype(ns_dtype)
+
+
+@matrix(input_dtype=_iteration_dtype, check=_check)
 def orthogonalize(
     stack: Tensor,
     *,
@@ -66,19 +72,6 @@ def orthogonalize(
     factor = shape_scale(stack.shape[-2], stack.shape[-1], adjust_lr_fn)
     dtype = None if ns_dtype is None else _dtype(ns_dtype)
     return newton_schulz(stack, ns_steps, ns_coefficients, eps, dtype, scale=factor)
-
-
-def checked_orthogonalize(
-    ns_steps: int, ns_coefficients: Coefficients, eps: float, adjust_lr_fn: str, ns_dtype: torch.dtype | str | None
-) -> Transform:
-    """:func:`orthogonalize`, its settings checked now rather than at the first step."""
-    coefficient_table(ns_coefficients)
-    shape_scale(1, 1, adjust_lr_fn)
-    if ns_dtype is not None:
-        _dtype(plain(ns_dtype))
-    return orthogonalize(
-        ns_steps=ns_steps, ns_coefficients=ns_coefficients, eps=eps, adjust_lr_fn=adjust_lr_fn, ns_dtype=ns_dtype
-    )
 
 
 MUON_SEARCH: dict[str, Space] = {
@@ -159,8 +152,12 @@ class Muon(MatrixOptimizer):
         rest_weight_decay: float = 0.0,
         **options: Any,
     ) -> None:
-        chain = momentum_of(momentum=momentum, nesterov=nesterov, ema=True) >> checked_orthogonalize(
-            ns_steps, ns_coefficients, eps, adjust_lr_fn, ns_dtype
+        chain = momentum_of(momentum=momentum, nesterov=nesterov, ema=True) >> orthogonalize(
+            ns_steps=ns_steps,
+            ns_coefficients=ns_coefficients,
+            eps=eps,
+            adjust_lr_fn=adjust_lr_fn,
+            ns_dtype=ns_dtype,
         )
         super().__init__(
             params,

@@ -13,7 +13,7 @@ from thalweg.optim.engine import matrix
 from thalweg.optim.engine.optimizer import Params
 from thalweg.optim.matrix_optimizer import MatrixOptimizer
 from thalweg.optim.momentum import momentum as momentum_of
-from thalweg.optim.muon import MUON_SEARCH, checked_orthogonalize, shape_scale
+from thalweg.optim.muon import MUON_SEARCH, orthogonalize, shape_scale
 from thalweg.registry import method
 
 UpdateScale = Literal["preserve_norm", "match_rms"]
@@ -143,7 +143,9 @@ class NorMuon(MatrixOptimizer):
     ) -> None:
         chain = (
             momentum_of(momentum=momentum, nesterov=nesterov, ema=True)
-            >> checked_orthogonalize(ns_steps, ns_coefficients, eps, "none", ns_dtype)
+            >> orthogonalize(
+                ns_steps=ns_steps, ns_coefficients=ns_coefficients, eps=eps, adjust_lr_fn="none", ns_dtype=ns_dtype
+            )
             >> normalize_neurons(beta2=beta2, norm_eps=norm_eps, update_scale=update_scale, neuron_dim=neuron_dim)
         )
         super().__init__(

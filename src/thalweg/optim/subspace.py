@@ -172,11 +172,15 @@ class SubspaceType(TransformType):
         parameters = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=v) for name, v in hypers.items()]
         step = inspect.Parameter("step", inspect.Parameter.KEYWORD_ONLY)
         update.__signature__ = inspect.Signature([step, *parameters])  # type: ignore[attr-defined]
-        super().__init__(update, "matrix", self._state())
+        super().__init__(update, "matrix", self._state(), check=self._check_inner)
 
     def __reduce__(self) -> Any:
         plan = self.plan
         return _restore, (plan.rule, plan.basis, plan.residual, plan.on_switch, plan.side)
+
+    def _check_inner(self, **hypers: Any) -> None:
+        for transform in self.plan.rule:
+            transform.type.check({name: hypers[transform.group_name(name)] for name, _ in transform.hypers})
 
     @property
     def inner_keys(self) -> list[str]:
@@ -232,6 +236,7 @@ class SubspaceType(TransformType):
 
     def _update(self, stack: Tensor, state: dict[str, Tensor], step: int, hypers: dict[str, Any]) -> Tensor:
         plan, every = self.plan, hypers["update_every"]
+        stack = stack.to(torch.promote_types(stack.dtype, torch.float32))  # a transform before may leave bfloat16
         if plan.residual == "error_feedback":
             stack = stack + state["error"]
         x = _oriented(stack, plan.side)
@@ -315,7 +320,8 @@ def _run(
             x = kind.update(x, x if param is None else param, own, **keywords)
         else:
             done = kind.update(x, own, **keywords) if kind.state else kind.update(x, **keywords)
-            x = done[0] * done[1] if isinstance(done, tuple) else done
+            done = done[0] * done[1] if isinstance(done, tuple) else done
+            x = done.to(x.dtype)  # Newton-Schulz steps may leave bfloat16
         state.update({key: own[name] for name, key in zip(kind.state, transform.state_keys, strict=True)})
     return x
 

@@ -28,7 +28,7 @@ def add_decayed_weights(
     return update + weight_decay * param
 
 
-@elementwise()
+@elementwise(last=True)
 def implicit_decay(
     update: Tensor, param: Tensor, state: dict[str, Tensor], *, lr: Any, weight_decay: float = 0.01
 ) -> Tensor:

@@ -18,6 +18,7 @@ Floats (and tuples of floats) may change at every step; numbers that the code br
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +37,7 @@ GIVEN_TO_MATRICES = frozenset({"step"})
 """Those of a matrix transform."""
 
 StateShape = Callable[..., tuple[int, ...]]
+Check = Callable[..., None]
 MatrixState = Mapping[str, StateShape | tuple[StateShape, torch.dtype]]
 """State of one m x n matrix by name: ``shape(m, n, **hypers)``, or that and a dtype."""
 
@@ -53,6 +55,8 @@ class TransformType:
         input_dtype: Callable[..., Any] | None = None,
         switch: str | None = None,
         vectors: bool = False,
+        check: Check | None = None,
+        last: bool = False,
     ) -> None:
         parameters = inspect.signature(update).parameters.values()
         keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
@@ -60,7 +64,8 @@ class TransformType:
         self.sums: tuple[Callable[..., Any], ...] = (sums,) if callable(sums) else tuple(sums)
         self.state: tuple[str, ...] = tuple(state)
         self.matrix_state = dict(state) if isinstance(state, Mapping) else {}
-        self.input_dtype, self.switch, self.vectors = input_dtype, switch, vectors
+        self.input_dtype, self.switch, self.vectors, self.last = input_dtype, switch, vectors, last
+        self._check = check
         self.defaults: dict[str, Any] = {p.name: p.default for p in keywords if p.default is not p.empty}
         self.needs: frozenset[str] = frozenset(p.name for p in keywords if p.default is p.empty)
         self.sum_hypers = tuple(_keyword_only(function) for function in self.sums)
@@ -86,7 +91,14 @@ class TransformType:
         for name, value in merged.items():
             check_hyperparameter(name, value)
             check_length(self.defaults[name], value, name)
-        return Transform(self, tuple((name, plain(value)) for name, value in merged.items()))
+        values = {name: plain(value) for name, value in merged.items()}
+        self.check(values)
+        return Transform(self, tuple(values.items()))
+
+    def check(self, hypers: Mapping[str, Any]) -> None:
+        """Raise a :class:`ValueError` for hyper-parameters that the update function can't take, or not together."""
+        if self._check is not None:
+            self._check(**hypers)
 
     def __reduce__(self) -> str:
         return self.__qualname__  # pickled by reference, like a function
@@ -152,6 +164,11 @@ class Chain:
     state_names: tuple[tuple[str, ...], ...] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        for transform, follower in itertools.pairwise(self.transforms):
+            if transform.type.last:
+                raise ValueError(
+                    f"{transform.type.__name__} must end its chain, but {follower.type.__name__} comes after it"
+                )
         object.__setattr__(self, "hypers", self._merge_hypers())
         object.__setattr__(self, "state_names", self._unique_state_names())
 
@@ -214,6 +231,7 @@ class Chain:
                 label = transform.group_name(name)
                 check_hyperparameter(name, group[label], label)
                 check_length(default, group[label], label)
+            transform.type.check({name: plain(group[transform.group_name(name)]) for name, _ in transform.hypers})
 
     def _merge_hypers(self) -> dict[str, Any]:
         merged: dict[str, Any] = {}
@@ -246,7 +264,11 @@ class Chain:
 
 
 def elementwise(
-    *, state: tuple[str, ...] = (), prepare: Callable[..., dict[str, float]] | None = None
+    *,
+    state: tuple[str, ...] = (),
+    prepare: Callable[..., dict[str, float]] | None = None,
+    check: Check | None = None,
+    last: bool = False,
 ) -> Callable[[Callable[..., Any]], TransformType]:
     """Declare an element-by-element transform ``f(update, param, state, *, ...) -> update``.
 
@@ -255,6 +277,9 @@ def elementwise(
             assigns the new tensor to it; it changes nothing in place.
         prepare: ``prepare(step, **hypers) -> {name: float}``, worked out once a step in plain Python. Whatever depends on the
             step count belongs here: inside the fused pass it would be worked out anew for every element.
+        check: ``check(**hypers)`` raises a :class:`ValueError` for values that ``f`` can't take, when the transform and when a
+            parameter group is made, rather than at the first step.
+        last: nothing may come after it in a chain.
 
     Keyword-only arguments of ``f`` without a default are filled in: the names that ``prepare`` returns; ``lr``; ``gradient_norm``,
     the Euclidean norm of the gradients of all the optimizer's parameters together; and ``normal``, a function without arguments
@@ -273,7 +298,7 @@ def elementwise(
     """
 
     def declare(update: Callable[..., Any]) -> TransformType:
-        return TransformType(update, "elementwise", state, prepare=prepare)
+        return TransformType(update, "elementwise", state, prepare=prepare, check=check, last=last)
 
     return declare
 
@@ -284,6 +309,7 @@ def layerwise(
     state: tuple[str, ...] = (),
     prepare: Callable[..., dict[str, float]] | None = None,
     switch: str | None = None,
+    check: Check | None = None,
 ) -> Callable[[Callable[..., Any]], TransformType]:
     """Declare a transform ``f(update, param, state, sums, *, ...) -> update`` that needs sums over each whole tensor.
 
@@ -294,7 +320,7 @@ def layerwise(
             that the step started from, whatever the chain made of it since. Sums that need others first are a further function,
             ``sums=(first, second)``: ``second(update, param, totals)`` gets the first's, and ``f`` all of them in one tuple. Their
             keyword-only arguments get hyper-parameters of those names.
-        state, prepare: see :func:`elementwise`.
+        state, prepare, check: see :func:`elementwise`.
         switch: name of a boolean hyper-parameter; where it is False nothing is summed and ``f`` gets ``sums=None``.
 
     Example:
@@ -310,7 +336,7 @@ def layerwise(
     """
 
     def declare(update: Callable[..., Any]) -> TransformType:
-        return TransformType(update, "layerwise", state, sums, prepare, switch=switch)
+        return TransformType(update, "layerwise", state, sums, prepare, switch=switch, check=check)
 
     return declare
 
@@ -321,6 +347,7 @@ def matrix(
     prepare: Callable[..., dict[str, float]] | None = None,
     input_dtype: Callable[..., Any] | None = None,
     vectors: bool = False,
+    check: Check | None = None,
 ) -> Callable[[Callable[..., Any]], TransformType]:
     """Declare a transform ``f(stack, *, ...) -> stack`` of matrices ``(batch, m, n)``, m counting outputs.
 
@@ -334,7 +361,7 @@ def matrix(
             start; raise a :class:`ValueError` there for matrices that the transform can't take. ``f`` reads ``state[name]``, of
             shape ``(batch, *shape)``, in the parameters' dtype (float32 at least), and assigns the new tensor to it; it changes
             nothing in place. ``{name: (shape, torch.int64)}`` keeps state in a dtype of its own instead.
-        prepare: see :func:`elementwise`.
+        prepare, check: see :func:`elementwise`.
         input_dtype: ``input_dtype(device, dtype, **hypers) -> torch.dtype`` the updates should arrive in; default: as they are.
         vectors: take parameters of fewer than two dimensions too, as one row; else they are refused at construction.
 
@@ -357,6 +384,8 @@ def matrix(
     """
 
     def declare(update: Callable[..., Any]) -> TransformType:
-        return TransformType(update, "matrix", state or (), prepare=prepare, input_dtype=input_dtype, vectors=vectors)
+        return TransformType(
+            update, "matrix", state or (), prepare=prepare, input_dtype=input_dtype, vectors=vectors, check=check
+        )
 
     return declare
