@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from thalweg.autodiff import Closure
-from thalweg.optim import ChainedOptimizer, create, list_optimizers
+from thalweg.optim import ChainedOptimizer, TargetSurrogate, create, list_optimizers
 from thalweg.optim.engine.wrapping import WrappedOptimizer
 from thalweg.registry import methods
 
@@ -26,7 +26,7 @@ def test_every_name_trains_a_module(name: str) -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
     x, y = torch.randn(64, 4), torch.randint(2, (64,))
     optimizer = create(name, model)
-    assert isinstance(optimizer, ChainedOptimizer | WrappedOptimizer)
+    assert isinstance(optimizer, ChainedOptimizer | WrappedOptimizer | TargetSurrogate)
     first = nn.functional.cross_entropy(model(x), y)
     closure = Closure(model, nn.functional.cross_entropy, x, y)
     for _ in range(50):

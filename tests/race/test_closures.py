@@ -77,6 +77,12 @@ def test_sam_looks_twice_at_every_batch(tiny, name) -> None:
     assert result.state_bytes == pytest.approx((1 if "lion" in name else 2) * 4 * parameters, abs=64)
 
 
+def test_several_steps_on_a_surrogate_of_every_batch(tiny) -> None:
+    result = run(tiny, "sso", dataclasses.replace(CPU, steps=60), lr=1.0, inner_steps=3, weight_decay=0.0)
+    assert (result.outcome, result.message) == ("finished", "")
+    assert result.metric[-1] > result.metric[0] + 0.2 and result.state_bytes == 0
+
+
 def test_a_loss_without_a_known_likelihood_says_what_to_do(tiny) -> None:
     regression = dataclasses.replace(tiny, loss=lambda out, y: (out.sum(1) - y).abs().mean(), metric=None, goal="min")
     regression = dataclasses.replace(regression, train=tuple(t.float() for t in tiny.train.tensors))
