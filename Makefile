@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PIN := -c constraints.txt
 
-.PHONY: race test lint format bench calibrate freeze clean
+.PHONY: race test lint format bench calibrate pages freeze clean
 
 race: $(VENV)/.race
 	$(BIN)/thalweg race
@@ -29,6 +29,10 @@ bench: $(VENV)/.dev
 
 calibrate: $(VENV)/.dev
 	$(BIN)/python benchmarks/calibration.py
+
+# After a new update rule or a new result: the tables of docs/optimizers.md.
+pages: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m thalweg.report.rule_page docs/optimizers.md
 
 freeze: $(VENV)/.dev
 	{ head -1 constraints.txt; $(PIP) freeze --exclude-editable | sed 's/+cpu//'; } > constraints.new && mv constraints.new constraints.txt

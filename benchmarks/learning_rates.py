@@ -46,9 +46,9 @@ SHIPPED = ROOT / "src" / "thalweg" / "optim" / "learning_rates.json"
 PAGE = ROOT / "docs" / "learning-rates.md"
 WORK = ROOT / "results" / ".work" / "learning_rates.jsonl"
 
-HALF_DECADES = (-0.5, 0.0, 0.5, 1.0)
-"""The first grid, in decades around the middle of the range that a race searches, or around the last setting's best point; rounded
-to half a decade. Where a grid begins doesn't decide where it ends: it widens."""
+HALF_DECADES = (-0.5, 0.0, 0.5)
+"""The first grid, in decades around the rule's last best point, in the same family if there is one, else around the middle of the
+range that a race searches; rounded to half a decade. Where a grid begins doesn't decide where it ends: it widens."""
 
 WIDEN = 8
 """Most points that are added beyond an edge: four decades."""
@@ -59,6 +59,12 @@ FIXED: dict[str, dict[str, Any]] = {
     "frugal": {"update_every": 20},
 }
 """Settings that differ from their defaults, which are made for matrices and budgets larger than those here."""
+
+LEFT_OUT = {
+    "lion_k": "with its default kernel it is Lion",
+    "sso": "its learning rate is one of outputs",
+}
+"""Rules that aren't measured, and why."""
 
 
 class OutOfTime(Exception):
@@ -111,6 +117,11 @@ def _line(text: str) -> dict[str, Any] | None:
         return None
 
 
+def measured_rules() -> list[str]:
+    """Every optimizer that has a learning rate to search and isn't left out."""
+    return [rule for rule in list_optimizers() if rule not in LEFT_OUT and "lr" in lookup(rule).search]
+
+
 def recipe_of(rule: str) -> str:
     """The rule with its fixed settings, as a race writes it."""
     fixed = ", ".join(f"{key}={value!r}" for key, value in FIXED.get(rule, {}).items())
@@ -118,7 +129,7 @@ def recipe_of(rule: str) -> str:
 
 
 def first_grid(rule: str, last_best: float | None) -> list[float]:
-    """Exponents of ten around the last setting's best one, or around the middle of the searched range."""
+    """Exponents of ten around the last best one, or around the middle of the searched range."""
     _, low, high = lookup(rule).search["lr"]
     middle = math.log10(low * high) / 2 if last_best is None else last_best
     return [round(2 * middle) / 2 + offset for offset in HALF_DECADES]
@@ -150,15 +161,20 @@ def curve(
 def measure(rules: list[str], known: Trainings) -> dict[str, dict[str, Any]]:
     """Curves by rule and name of setting; AdamW's first."""
     curves: dict[str, dict[str, Any]] = {rule: {} for rule in ["adamw", *(r for r in rules if r != "adamw")]}
-    last: dict[str, float] = {}
+    last: dict[tuple[str, str], float] = {}
     for number, setting in enumerate(SETTINGS, 1):
         task = task_of(setting)
         for rule in curves:
             rest = None if rule == "adamw" else 10 ** best_exponent(curves["adamw"][setting.name])
             curves[rule][setting.name] = found = curve(
-                rule, setting, task, rest, first_grid(rule, last.get(rule)), known
+                rule,
+                setting,
+                task,
+                rest,
+                first_grid(rule, last.get((rule, setting.family), last.get((rule, "")))),
+                known,
             )
-            last[rule] = best = best_exponent(found)
+            last[rule, setting.family] = last[rule, ""] = best = best_exponent(found)
             print(
                 f"setting {number}/{len(SETTINGS)}  {setting.name:44} {rule:16} best {10**best:9.2e}  "
                 f"loss {min(found['losses']):.4f} of {found['start']:.3f}  ({len(found['losses'])} rates)",
@@ -180,7 +196,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # every training collects garbage, which takes longer than the training if it goes over all packages
     try:
-        curves = measure(args.rules or list_optimizers(), Trainings(args.work, args.minutes))
+        curves = measure(args.rules or measured_rules(), Trainings(args.work, args.minutes))
     except OutOfTime:
         print(f"stopped after {args.minutes:g} minutes; the same call goes on", file=sys.stderr)
         raise SystemExit(3) from None

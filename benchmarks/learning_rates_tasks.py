@@ -50,13 +50,13 @@ class Setting:
 
 SETTINGS = (
     Setting("digits", "perceptron", (24, 2), 32, 60, 111),
-    Setting("digits", "perceptron", (64, 4), 64, 120, 112),
-    Setting("digits", "perceptron", (256, 2), 128, 60, 113),
     Setting("mnist5k", "convolutions", (4, 32), 32, 50, 121),
-    Setting("mnist5k", "convolutions", (8, 64), 64, 30, 122),
-    Setting("mnist5k", "convolutions", (4, 128), 32, 80, 123),
     Setting("docs-lm", "decoder", (32, 1, 32), 8, 60, 131),
+    Setting("digits", "perceptron", (64, 4), 64, 120, 112),
+    Setting("mnist5k", "convolutions", (8, 64), 64, 30, 122),
     Setting("docs-lm", "decoder", (64, 2, 32), 8, 40, 132),
+    Setting("digits", "perceptron", (256, 2), 128, 60, 113),
+    Setting("mnist5k", "convolutions", (4, 128), 32, 80, 123),
     Setting("docs-lm", "decoder", (96, 1, 32), 4, 80, 133),
 )
 VALID_EXAMPLES = {"digits": 500, "mnist5k": 500, "docs-lm": 128}

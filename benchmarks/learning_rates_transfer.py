@@ -116,8 +116,11 @@ def transfer(source: Mapping[str, Curve], target: Mapping[str, Curve], families:
         why.append(f"{len(edges)} optima lie at the edge of their grid")
     if far := [s for s in given if abs(errors[s]) > cents and costs[s] > CHEAP]:
         why.append(f"{len(far)} of {len(given)} suggestions are further than a factor of {NEAR:g} from the best")
-    if max(costs.values()) > DEAR or math.fsum(costs.values()) / len(costs) > MEAN:
-        why.append(f"a suggestion costs up to {max(costs.values()):.0%} of what training gains")
+    mean_cost = math.fsum(costs.values()) / len(costs)
+    if max(costs.values()) > DEAR or mean_cost > MEAN:
+        why.append(
+            f"suggestions cost {mean_cost:.1%} of what training gains on average, up to {max(costs.values()):.1%}"
+        )
     return {
         "ratio": 10**ratio,
         "spread": 10 ** max(abs(log - ratio) for log in logs.values()),
@@ -125,7 +128,7 @@ def transfer(source: Mapping[str, Curve], target: Mapping[str, Curve], families:
         "control": _typical(control),
         "near": sum(abs(error) <= cents for error in errors.values()),
         "settings": len(given),
-        "cost": math.fsum(costs.values()) / len(costs),
+        "cost": mean_cost,
         "worst_cost": max(costs.values()),
         "range": [10 ** min(given.values()), 10 ** max(given.values())],
         "supported": not why,

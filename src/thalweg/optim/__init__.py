@@ -33,6 +33,7 @@ from thalweg.optim.gradient_normalized_smoothness import gradient_regularized_ne
 from thalweg.optim.groups import hidden_matrices, param_groups_layer_decay, param_groups_weight_decay
 from thalweg.optim.lamb import Lamb, layerwise_groups
 from thalweg.optim.lars import Lars
+from thalweg.optim.learning_rates import suggest_lr
 from thalweg.optim.lion import Lion, interpolated_momentum, lion_direction
 from thalweg.optim.lion_k import LionK, kernel_gradient, matrix_kernel_gradient, tensor_kernel_gradient
 from thalweg.optim.matrix_optimizer import muon_groups
@@ -46,7 +47,6 @@ from thalweg.optim.regularized_newton import GradientRegularizedNewton
 from thalweg.optim.sam import SAM
 from thalweg.optim.sgdp import SGDP
 from thalweg.optim.sophia import SophiaG, SophiaH, sophia_direction
-from thalweg.optim.sso import SurrogateStep, TargetSurrogate
 from thalweg.optim.subspace import subspace
 from thalweg.optim.subspace_optimizer import Subspace, subspace_groups
 from thalweg.optim.trust_ratio import lars_ratio, trust_ratio, trust_ratios
@@ -85,8 +85,6 @@ __all__ = [
     "SophiaG",
     "SophiaH",
     "Subspace",
-    "SurrogateStep",
-    "TargetSurrogate",
     "Transform",
     "adabelief_amsgrad_direction",
     "adabelief_direction",
@@ -132,6 +130,7 @@ __all__ = [
     "sophia_direction",
     "subspace",
     "subspace_groups",
+    "suggest_lr",
     "tensor_kernel_gradient",
     "trust_ratio",
     "trust_ratios",
