@@ -89,7 +89,7 @@ def test_sides(side: str, wide: int, tall: int) -> None:
         assert optimizer.state[p]["momentum_buffer"].shape == (24 // size, 1)
 
 
-@pytest.mark.parametrize("basis", ["svd", "svd_both", "random", "dct2", "dct3", "columns"])
+@pytest.mark.parametrize("basis", ["svd", "svd_both", "random", "dct2", "dct3", "haar", "columns"])
 @pytest.mark.parametrize("residual", ["drop", "sign", "sgd", "scaled", "error_feedback"])
 def test_transposed_problems_move_transposed(basis: str, residual: str) -> None:
     settings = {"scaling": "matrix"} if basis == "svd_both" and residual == "scaled" else {}
@@ -251,7 +251,7 @@ def test_blocks_are_a_share_of_the_matrices() -> None:
         (lambda: subspace(momentum(), density=1.5), "Invalid density: 1.5 (must be in [0, 1])"),
         (lambda: subspace(momentum(), rank=2, update_every=0), "Invalid update_every: 0 (must be a whole number >= 1)"),
         (lambda: subspace(momentum(), rank=2, basis="fourier"),
-         "unknown basis 'fourier' (choose from svd, random, svd_both, dct2, dct3, columns, blocks)"),
+         "unknown basis 'fourier' (choose from svd, random, svd_both, dct2, dct3, haar, columns, blocks)"),
         (lambda: subspace(momentum(), rank=2, residual="keep"),
          "unknown residual 'keep' (choose from drop, sign, sgd, scaled, error_feedback)"),
         (lambda: subspace(momentum(), rank=2, on_switch="drop"), "unknown on_switch 'drop' (choose from keep, reset, rotate)"),

@@ -1,4 +1,4 @@
-"""The discrete cosine transform as an orthogonal matrix."""
+"""The discrete cosine transform: as an orthogonal matrix, and by the fast Fourier transform."""
 
 from __future__ import annotations
 
@@ -42,6 +42,91 @@ def dct_matrix(
     if type not in (2, 3):
         raise ValueError(f"type must be 2 or 3, not {type!r}")
     return _cosines(n, type, dtype or torch.get_default_dtype(), torch.device(device or "cpu"))
+
+
+def dct(x: Tensor, type: int = 2) -> Tensor:
+    r"""The orthonormal DCT-II, or the DCT-III that undoes it, along the last dimension, in O(n log n).
+
+    Makhoul's way: the even-numbered points ascending, then the odd ones descending, have a real Fourier transform V of the same
+    length, and
+
+    .. math::
+        X_k = \mathrm{Re}(w_k V_k), \quad X_{n-k} = -\mathrm{Im}(w_k V_k), \qquad w_k = \sqrt{2/n}\, e^{-i \pi k / 2n},
+        \quad w_0 = \sqrt{1/n}
+
+    Up to rounding it is ``x @ dct_matrix(n, type).T``, which is faster for short rows: see :func:`dct_rows`.
+
+    Args:
+        x: real, shape ``(..., n)``, n at least 1; half precisions are transformed in float32.
+        type: 2 or 3.
+
+    Returns:
+        Tensor like ``x``.
+
+    Raises:
+        ValueError: another ``type``, or no points.
+
+    Example:
+        >>> import torch
+        >>> dct(torch.tensor([1.0, 1.0, 1.0, 1.0]))
+        tensor([2., 0., 0., 0.])
+    """
+    if type not in (2, 3):
+        raise ValueError(f"type must be 2 or 3, not {type!r}")
+    if x.ndim == 0 or x.shape[-1] < 1:
+        raise ValueError(f"a cosine transform needs at least one point, not a tensor of shape {tuple(x.shape)}")
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return (_fast_dct2(wide) if type == 2 else _fast_dct3(wide)).to(x.dtype)
+
+
+FAST_FROM = {"cpu": 512}
+"""Lengths from which :func:`dct` is faster than the product of many float32 rows with the matrix, as measured, by kind of device."""
+
+FAST_ELSEWHERE = 1024
+"""The length that the paper's authors give for theirs; not measured here."""
+
+
+def dct_rows(x: Tensor, type: int = 2) -> Tensor:
+    """The transform of the last dimension by whichever way is faster for its length: a matrix product or :func:`dct`.
+
+    Both agree up to rounding.
+
+    Example:
+        >>> import torch
+        >>> dct_rows(torch.tensor([[2.0, 0.0, 0.0, 0.0]]), type=3)
+        tensor([[1., 1., 1., 1.]])
+    """
+    n = x.shape[-1]
+    if n >= FAST_FROM.get(x.device.type, FAST_ELSEWHERE):
+        return dct(x, type)
+    return x @ dct_matrix(n, 5 - type, dtype=x.dtype, device=x.device)
+
+
+def _fast_dct2(x: Tensor) -> Tensor:
+    n = x.shape[-1]
+    folded = torch.cat([x[..., ::2], x[..., 1::2].flip(-1)], -1)
+    turned = torch.fft.rfft(folded) * _twiddles(n, x.dtype, x.device)
+    return torch.cat([turned.real, -turned.imag[..., 1 : (n + 1) // 2].flip(-1)], -1)
+
+
+def _fast_dct3(x: Tensor) -> Tensor:
+    n = x.shape[-1]
+    mirrored = torch.cat([torch.zeros_like(x[..., :1]), x[..., n - n // 2 :].flip(-1)], -1)
+    spectrum = torch.complex(x[..., : n // 2 + 1], -mirrored) / _twiddles(n, x.dtype, x.device)
+    folded = torch.fft.irfft(spectrum, n=n)
+    found = torch.empty_like(x)
+    found[..., ::2] = folded[..., : (n + 1) // 2]
+    found[..., 1::2] = folded[..., (n + 1) // 2 :].flip(-1)
+    return found
+
+
+@functools.lru_cache(maxsize=32)
+def _twiddles(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The factors w of :func:`dct`, worked out in float64."""
+    k = torch.arange(n // 2 + 1, dtype=torch.float64)
+    w = torch.polar(torch.full_like(k, math.sqrt(2 / n)), -math.pi / (2 * n) * k)
+    w[0] *= math.sqrt(0.5)
+    return w.to(dtype=torch.complex128 if dtype is torch.float64 else torch.complex64, device=device)
 
 
 @functools.lru_cache(maxsize=32)

@@ -6,6 +6,7 @@ the parameter the rows are is the caller's business (:mod:`thalweg.optim.subspac
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,7 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from thalweg.linalg.dct import dct_matrix
+from thalweg.linalg.dct import dct_matrix, dct_rows
+from thalweg.linalg.haar import haar
 from thalweg.linalg.subspace_basis import random_basis, random_columns, svd_basis, top_columns
 
 Kept = dict[str, Tensor]
@@ -118,7 +120,8 @@ class TwoSidedProjector:
 class ColumnProjector:
     """Some columns of ``X Q`` for a fixed orthogonal Q, of which only their numbers are stored.
 
-    ``transform``: ``"dct2"`` or ``"dct3"``, where the largest columns are taken; None, Q = I, where they are drawn at random.
+    ``transform``: ``"dct2"``, ``"dct3"`` or ``"haar"`` (random, the same for every matrix of that width), where the largest columns
+    are taken; None, Q = I, where they are drawn at random.
     """
 
     transform: str | None = None
@@ -139,7 +142,7 @@ class ColumnProjector:
             chosen = random_columns(x.shape[-1], old.shape[-1], generator).to(x.device).expand(old.shape)
             spread = x
         else:
-            spread = x @ self._basis(x)
+            spread = self._spread(x)
             chosen = top_columns(spread, old.shape[-1], norm)
         low = spread.gather(-1, chosen[:, None, :].expand(-1, x.shape[1], -1))
         return {"columns": chosen.to(torch.int32)}, low
@@ -163,9 +166,23 @@ class ColumnProjector:
         place = match.to(torch.uint8).argmax(1)[:, None, :].expand(-1, low.shape[1], -1)
         return torch.where(match.any(1)[:, None, :], low.gather(-1, place), 0)
 
+    def _spread(self, x: Tensor) -> Tensor:
+        """``X Q``: for dct2 the DCT-II of the rows, and so is Q the DCT-III matrix."""
+        if self.transform == "haar":
+            return x @ self._basis(x)
+        return dct_rows(x, 2 if self.transform == "dct2" else 3)
+
     def _basis(self, x: Tensor) -> Tensor:
-        """Q ``(N, N)``: for dct2 the rows of ``X Q`` are DCT-II transforms, and so is Q the DCT-III matrix."""
-        return dct_matrix(x.shape[-1], 3 if self.transform == "dct2" else 2, dtype=x.dtype, device=x.device)
+        """Q ``(N, N)``."""
+        n = x.shape[-1]
+        if self.transform == "haar":
+            return _random_orthogonal(n, x.dtype, x.device)
+        return dct_matrix(n, 3 if self.transform == "dct2" else 2, dtype=x.dtype, device=x.device)
+
+
+@functools.lru_cache(maxsize=32)
+def _random_orthogonal(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return haar(n, n, generator=torch.Generator().manual_seed(n), dtype=torch.float64).to(dtype=dtype, device=device)
 
 
 @dataclass(frozen=True)
@@ -206,6 +223,7 @@ PROJECTORS: dict[str, Callable[[], GradientProjector]] = {
     "svd_both": TwoSidedProjector,
     "dct2": lambda: ColumnProjector("dct2"),
     "dct3": lambda: ColumnProjector("dct3"),
+    "haar": lambda: ColumnProjector("haar"),
     "columns": ColumnProjector,
     "blocks": BlockProjector,
 }

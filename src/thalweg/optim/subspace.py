@@ -67,8 +67,9 @@ def subspace(
         density: instead of ``rank``: r as a share of its largest value (of the columns for ``basis="columns"``, rounded down);
             in [0, 1], 0 leaves the residual alone.
         basis: "svd" leading singular vectors; "svd_both" those of both sides, so that R is r x r; "random" a random subspace;
-            "dct2" or "dct3" the columns of a fixed cosine basis that hold most of the gradient; "columns" columns of the gradient
-            itself, at random. The last three keep whole numbers only; cosine bases, one a width, are shared beside the state.
+            "dct2", "dct3" or "haar" the columns of a fixed basis, cosines or random, that hold most of the gradient; "columns"
+            columns of the gradient itself, at random. The last four keep whole numbers only; fixed bases, one a width, are shared
+            beside the state.
         residual: "drop"; "sign" its sign, times ``scale * residual_scale``; "sgd" itself, likewise; "scaled" by the ratio
             :math:`\|N\| / \|R\|` (:func:`thalweg.optim.subspace_residual.scaled_residual`), with its growth limited;
             "error_feedback" added to the next gradient, which takes a full-size tensor of state.
@@ -81,7 +82,7 @@ def subspace(
         hypers: ``residual_scale`` (1) for residual="sign" and "sgd"; ``scaling`` ("column": a ratio for each row or column of the
             longer side, or "matrix"), ``norm_growth_limit`` (1.01; None: no limit) and ``reference_residual`` (False; True
             subtracts ``scale`` times the projection, as a published package does) for "scaled"; ``selection_norm`` (1, or 2) for
-            cosine bases; ``seed`` (0) for random ones. Matrices of one shape share what is drawn at random.
+            fixed bases; ``seed`` (0) for random ones. Matrices of one shape share what is drawn at random.
 
     Returns:
         A transform of matrices, for a chain; the rule's hyper-parameters are among its own.
@@ -300,7 +301,7 @@ def _own_hypers(plan: _Plan) -> dict[str, Any]:
         hypers["residual_scale"] = 1.0
     if plan.residual == "scaled":
         hypers |= {"scaling": "column", "norm_growth_limit": 1.01, "reference_residual": False}
-    if plan.basis in ("dct2", "dct3"):
+    if plan.basis in ("dct2", "dct3", "haar"):
         hypers["selection_norm"] = 1
     if plan.basis in ("random", "columns", "blocks"):
         hypers["seed"] = 0
