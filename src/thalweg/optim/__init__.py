@@ -47,6 +47,7 @@ from thalweg.optim.regularized_newton import GradientRegularizedNewton
 from thalweg.optim.sam import SAM
 from thalweg.optim.sgdp import SGDP
 from thalweg.optim.sophia import SophiaG, SophiaH, sophia_direction
+from thalweg.optim.sso import SurrogateStep, TargetSurrogate
 from thalweg.optim.subspace import subspace
 from thalweg.optim.subspace_optimizer import Subspace, subspace_groups
 from thalweg.optim.trust_ratio import lars_ratio, trust_ratio, trust_ratios
@@ -85,6 +86,8 @@ __all__ = [
     "SophiaG",
     "SophiaH",
     "Subspace",
+    "SurrogateStep",
+    "TargetSurrogate",
     "Transform",
     "adabelief_amsgrad_direction",
     "adabelief_direction",
