@@ -85,8 +85,8 @@ class SAM(WrappedOptimizer):
 
     Args:
         params: parameters, named parameters, parameter groups, or a module (biases and norm gains then aren't decayed).
-        base: an optimizer class, a registered name such as ``"lion"``, or a function ``(params, **settings) -> Optimizer``
-            (default :class:`AdamW`); not one that evaluates closures itself.
+        base: an optimizer class, a registered name such as ``"lion"``, a chain of transforms, or a function ``(params, **settings)
+            -> Optimizer`` (default :class:`AdamW`); not one that evaluates closures itself.
         lr: the base's learning rate (default 1e-3).
         rho: radius of the neighbourhood, in the weights' units (default 0.05); adaptive needs ten times as much or more.
             Groups may have their own.

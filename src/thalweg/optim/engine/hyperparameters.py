@@ -83,10 +83,14 @@ def check_hyperparameter(name: str, value: Any, label: str | None = None) -> Non
         raise ValueError(f"Invalid {label or name}: {value!r} (must be {words})")
 
 
-def check_length(default: Any, value: Any, label: str) -> None:
-    """Raise a :class:`ValueError` if a tuple has not as many numbers as its default."""
+def check_kind(default: Any, value: Any, label: str) -> None:
+    """Raise a :class:`ValueError` if a value isn't of its default's kind: a truth value, a number, a tuple of as many numbers."""
     if isinstance(default, tuple) and isinstance(value, tuple | list) and len(value) != len(default):
         raise ValueError(f"Invalid {label}: {value!r} (must be {len(default)} numbers)")
+    if isinstance(default, bool) and not (isinstance(value, bool) or value in (0, 1)):
+        raise ValueError(f"Invalid {label}: {value!r} (must be True or False)")
+    if isinstance(default, float) and isinstance(value, str):
+        raise ValueError(f"Invalid {label}: {value!r} (must be a number)")
 
 
 def plain(value: Any) -> Any:

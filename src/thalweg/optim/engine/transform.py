@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from thalweg.optim.engine.hyperparameters import check_hyperparameter, check_length, plain
+from thalweg.optim.engine.hyperparameters import check_hyperparameter, check_kind, plain
 
 RESERVED = frozenset({"params", "param_names", "lr", "initial_lr", "rule", "maximize", "batched", "split"})
 """Keys of parameter groups with a meaning of their own."""
@@ -90,7 +90,7 @@ class TransformType:
         merged = {**self.defaults, **hypers}
         for name, value in merged.items():
             check_hyperparameter(name, value)
-            check_length(self.defaults[name], value, name)
+            check_kind(self.defaults[name], value, name)
         values = {name: plain(value) for name, value in merged.items()}
         self.check(values)
         return Transform(self, tuple(values.items()))
@@ -230,7 +230,7 @@ class Chain:
             for name, default in transform.type.defaults.items():
                 label = transform.group_name(name)
                 check_hyperparameter(name, group[label], label)
-                check_length(default, group[label], label)
+                check_kind(default, group[label], label)
             transform.type.check({name: plain(group[transform.group_name(name)]) for name, _ in transform.hypers})
 
     def _merge_hypers(self) -> dict[str, Any]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from thalweg.optim.engine.optimizer import ChainedOptimizer, Params
+from thalweg.optim.engine.optimizer import Chained, ChainedOptimizer, Params
+from thalweg.optim.engine.transform import Chain, Transform
 from thalweg.registry import lookup
 
-Base = str | Callable[..., torch.optim.Optimizer]
-"""A registered name such as ``"lion"``, an optimizer class, or a function ``(params, **settings) -> Optimizer``."""
+Base = str | Transform | Chain | Callable[..., torch.optim.Optimizer]
+"""A registered name such as ``"lion"``, a chain of transforms, an optimizer class, or a function ``(params, **settings) ->
+Optimizer``."""
 
 
 class WrappedOptimizer(torch.optim.Optimizer):
@@ -36,19 +39,26 @@ class WrappedOptimizer(torch.optim.Optimizer):
     base: torch.optim.Optimizer
 
     def __init__(self, params: Params, base: Base, settings: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-        make = lookup(base, "optim").target if isinstance(base, str) else base
+        make: Any
+        if isinstance(base, Transform | Chain):
+            make = partial(Chained, chain=base)
+        else:
+            make = lookup(base, "optim").target if isinstance(base, str) else base
+        if _evaluates_closures(make):
+            raise self._refusal(make)
         if isinstance(params, nn.Module) and not (isinstance(make, type) and issubclass(make, ChainedOptimizer)):
             params = ChainedOptimizer.groups_for(params)
         made = make(params, **_accepted(make, settings))
-        if getattr(made, "needs_closure", False) or isinstance(made, torch.optim.LBFGS):
-            raise ValueError(
-                f"{type(self).__name__} can't wrap {type(made).__name__}, which evaluates closures by itself"
-            )
+        if _evaluates_closures(type(made)):
+            raise self._refusal(type(made))
         state = made.state
         super().__init__(list(made.param_groups), dict(own))
         self.base, self.state, self._own = made, state, dict(own)
         self.defaults = {**made.defaults, **own}
         self._join()
+
+    def _refusal(self, cls: Any) -> ValueError:
+        return ValueError(f"{type(self).__name__} can't wrap {cls.__name__}, which evaluates closures by itself")
 
     def _join(self) -> None:
         """One list of groups and one state; whoever replaced them, replaced them here."""
@@ -93,6 +103,12 @@ class WrappedOptimizer(torch.optim.Optimizer):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} of {self.base!r}"
+
+
+def _evaluates_closures(make: Any) -> bool:
+    return bool(getattr(make, "needs_closure", False)) or (
+        isinstance(make, type) and issubclass(make, torch.optim.LBFGS)
+    )
 
 
 def _accepted(make: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
