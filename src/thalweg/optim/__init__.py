@@ -42,6 +42,7 @@ from thalweg.optim.multi_task_sam import MultiTaskSAM, mean_gradient
 from thalweg.optim.muon import Muon, orthogonalize
 from thalweg.optim.natural_galore import NaturalGaLore, natural_gradient
 from thalweg.optim.normuon import NorMuon, normalize_neurons
+from thalweg.optim.program_search import Program, ProgramOptimizer, program_direction, search_optimizers
 from thalweg.optim.radial_projection import momentum_projection, project_radial, radial_projection, radial_projections
 from thalweg.optim.regularized_newton import GradientRegularizedNewton
 from thalweg.optim.sam import SAM
@@ -83,6 +84,8 @@ __all__ = [
     "Muon",
     "NaturalGaLore",
     "NorMuon",
+    "Program",
+    "ProgramOptimizer",
     "SophiaG",
     "SophiaH",
     "Subspace",
@@ -126,10 +129,12 @@ __all__ = [
     "orthogonalize",
     "param_groups_layer_decay",
     "param_groups_weight_decay",
+    "program_direction",
     "project_radial",
     "radial_projection",
     "radial_projections",
     "rolling_median",
+    "search_optimizers",
     "sophia_direction",
     "subspace",
     "subspace_groups",
