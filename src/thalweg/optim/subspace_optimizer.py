@@ -13,7 +13,8 @@ from thalweg.optim.engine.optimizer import EngineOptions, Params
 from thalweg.optim.engine.random import stream_key
 from thalweg.optim.engine.sharding import zeros_beside
 from thalweg.optim.groups import hidden_matrices
-from thalweg.optim.subspace import SubspaceType, subspace_transform
+from thalweg.optim.subspace import subspace_transform
+from thalweg.optim.subspace_type import SubspaceType
 
 
 class SubspaceOptimizer(ChainedOptimizer):

@@ -1,0 +1,197 @@
+"""The transform type behind :func:`thalweg.optim.subspace`: a subspace with all choices made that aren't numbers."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thalweg.optim.engine import Chain, Transform
+from thalweg.optim.engine.random import stream_key
+from thalweg.optim.engine.transform import TransformType
+from thalweg.optim.gradient_projector import PROJECTORS, GradientProjector
+from thalweg.optim.matrix_sides import oriented, oriented_back, oriented_shape
+from thalweg.optim.sign import sign
+from thalweg.optim.subspace_residual import limit_growth, scaled_residual
+from thalweg.optim.subspace_rule import check_rule, run_rule
+
+SQUARES = frozenset({"exp_avg_sq", "exp_avg_var", "max_exp_avg_var", "sum", "hessian"})
+"""State of inner rules that is a variance: in a rotated subspace it becomes one again."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is fixed at construction: it decides which state there is."""
+
+    rule: Chain
+    basis: str
+    residual: str
+    on_switch: str
+    side: str
+
+
+@functools.cache
+def subspace_type(plan: Plan) -> SubspaceType:
+    """The one type of a plan, so that equal chains have equal types."""
+    return SubspaceType(plan)
+
+
+def _restore(*plan: Any) -> SubspaceType:
+    return subspace_type(Plan(*plan))
+
+
+class SubspaceType(TransformType):
+    """A subspace with all choices made that aren't numbers. Equal choices share one object, pickled by what was chosen."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.projector: GradientProjector = PROJECTORS[plan.basis]()
+        check_rule(plan.rule)
+        hypers = {**plan.rule.hypers, **own_hypers(plan)}
+
+        def update(stack: Tensor, state: dict[str, Tensor], *, step: int, **hypers: Any) -> Tensor:
+            return self._update(stack, state, step, hypers)
+
+        update.__name__ = f"subspace[{plan.basis}, {plan.residual}, {plan.on_switch}]"
+        update.__doc__ = "See :func:`thalweg.optim.subspace`."
+        parameters = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=v) for name, v in hypers.items()]
+        step = inspect.Parameter("step", inspect.Parameter.KEYWORD_ONLY)
+        update.__signature__ = inspect.Signature([step, *parameters])  # type: ignore[attr-defined]
+        super().__init__(update, "matrix", self._state(), check=self._check_inner)
+
+    def __reduce__(self) -> Any:
+        plan = self.plan
+        return _restore, (plan.rule, plan.basis, plan.residual, plan.on_switch, plan.side)
+
+    def _check_inner(self, **hypers: Any) -> None:
+        for transform in self.plan.rule:
+            transform.type.check({name: hypers[transform.group_name(name)] for name, _ in transform.hypers})
+
+    @property
+    def inner_keys(self) -> list[str]:
+        """Keys of the rule's state."""
+        return [key for keys in self.plan.rule.state_names for key in keys]
+
+    def sizes(self, m: int, n: int, rank: int | None = None, density: float | None = None) -> tuple[int, int, int]:
+        """Rows and columns of an m x n matrix as it is projected, and the rank."""
+        rows, columns = oriented_shape(m, n, self.plan.side)
+        most = self.projector.largest_rank(rows, columns)
+        if density is not None:
+            return (
+                rows,
+                columns,
+                math.floor(round(density * most, 6)) if self.plan.basis == "columns" else round(density * most),
+            )
+        if not isinstance(rank, int) or rank < 1:
+            raise ValueError(f"Invalid rank: {rank!r} (must be a whole number >= 1)")
+        return rows, columns, min(rank, most)
+
+    def _state(self) -> dict[str, Any]:
+        """Shapes of what is kept, as functions of the matrix's shape and the hyper-parameters."""
+        state: dict[str, Any] = {}
+        for transform, keys in zip(self.plan.rule, self.plan.rule.state_names, strict=True):
+            for name, key in zip(transform.type.state, keys, strict=True):
+                state[key] = self._shape_of_inner(transform, name)
+        for name in self.projector.names:
+            state[name] = self._shape_of_projector(name)
+        if self.plan.residual == "scaled":
+            state["residual_norm"] = lambda m, n, **_: (1,)
+        if self.plan.residual == "error_feedback":
+            state["error"] = lambda m, n, **_: (m, n)
+        return state
+
+    def _shape_of_inner(self, transform: Transform, name: str) -> Any:
+        def shape(m: int, n: int, rank: Any = None, density: Any = None, **hypers: Any) -> tuple[int, ...]:
+            low = self.projector.projected_shape(*self.sizes(m, n, rank, density))
+            if transform.type.kind != "matrix":
+                return low
+            declared = transform.type.matrix_state[name]
+            of = declared[0] if isinstance(declared, tuple) else declared
+            return of(*low, **{own: hypers[transform.group_name(own)] for own, _ in transform.hypers})
+
+        declared = transform.type.matrix_state.get(name)
+        return (shape, declared[1]) if isinstance(declared, tuple) else shape
+
+    def _shape_of_projector(self, name: str) -> Any:
+        def shape(m: int, n: int, rank: Any = None, density: Any = None, **_: Any) -> tuple[int, ...]:
+            return self.projector.layout(*self.sizes(m, n, rank, density))[name][0]
+
+        dtype = self.projector.layout(1, 1, 1)[name][1]
+        return shape if dtype is None else (shape, dtype)
+
+    def _update(self, stack: Tensor, state: dict[str, Tensor], step: int, hypers: dict[str, Any]) -> Tensor:
+        plan, every = self.plan, hypers["update_every"]
+        stack = stack.to(torch.promote_types(stack.dtype, torch.float32))  # a transform before may leave bfloat16
+        if plan.residual == "error_feedback":
+            stack = stack + state["error"]
+        x = oriented(stack, plan.side)
+        kept = {name: state[name] for name in self.projector.names}
+        inner = {key: state[key] for key in self.inner_keys}
+        if (step - 1) % every == 0:
+            generator = torch.Generator().manual_seed(stream_key(hypers.get("seed", 0), step))
+            old = kept
+            kept, low = self.projector.fit(x, old, generator, hypers.get("selection_norm", 1))
+            if step > 1:
+                inner = self._switched(inner, old, kept)
+        else:
+            low = self.projector.down(x, kept)
+        count = (step - 1) % every + 1 if plan.on_switch == "reset" else step
+        direction = run_rule(plan.rule, low, inner, count, hypers)
+        update = hypers["scale"] * self.projector.up(direction, kept, x)
+        rest = self._residual(x, low, direction, kept, state, hypers)
+        if rest is not None:
+            update = update + rest
+        state.update(kept)
+        state.update(inner)
+        return oriented_back(update, stack.shape, plan.side)
+
+    def _residual(
+        self, x: Tensor, low: Tensor, direction: Tensor, kept: dict[str, Tensor], state: dict[str, Tensor], hypers: Any
+    ) -> Tensor | None:
+        """The part of the update that comes from outside the subspace; None: none."""
+        kind = self.plan.residual
+        if kind == "drop":
+            return None
+        inside = self.projector.up(low, kept, x)
+        if kind == "error_feedback":
+            state["error"] = oriented_back(x - inside, state["error"].shape, self.plan.side)
+            return None
+        if kind == "scaled":
+            outside = x - (hypers["scale"] * inside if hypers["reference_residual"] else inside)
+            scaled = scaled_residual(outside, low, direction, hypers["scaling"] == "column")
+            update, state["residual_norm"] = limit_growth(scaled, state["residual_norm"], hypers["norm_growth_limit"])
+            return update
+        factor = hypers["scale"] * hypers["residual_scale"]
+        return factor * (sign(x - inside) if kind == "sign" else x - inside)
+
+    def _switched(self, inner: dict[str, Tensor], old: dict[str, Tensor], new: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The rule's state for a new subspace."""
+        if self.plan.on_switch == "keep":
+            return inner
+        if self.plan.on_switch == "reset":
+            return {key: torch.zeros_like(t) for key, t in inner.items()}
+        switched = dict(inner)
+        for transform, keys in zip(self.plan.rule, self.plan.rule.state_names, strict=True):
+            if transform.type.kind != "matrix":
+                for name, key in zip(transform.type.state, keys, strict=True):
+                    switched[key] = self.projector.carry(inner[key], old, new, name in SQUARES)
+        return switched
+
+
+def own_hypers(plan: Plan) -> dict[str, Any]:
+    """Hyper-parameters of the subspace with their defaults: those that its choices have a use for."""
+    hypers: dict[str, Any] = {"rank": None, "density": None, "update_every": 200, "scale": 1.0}
+    if plan.residual in ("sign", "sgd"):
+        hypers["residual_scale"] = 1.0
+    if plan.residual == "scaled":
+        hypers |= {"scaling": "column", "norm_growth_limit": 1.01, "reference_residual": False}
+    if plan.basis in ("dct2", "dct3", "haar"):
+        hypers["selection_norm"] = 1
+    if plan.basis in ("random", "columns", "blocks"):
+        hypers["seed"] = 0
+    return hypers
