@@ -1,5 +1,7 @@
 """Solvers that replace the training loop."""
 
+from thalweg.solve.attention_descent import AttentionPath, attention_gradient, normalized_attention_descent
+from thalweg.solve.attention_svm import AttentionSVM, attention_svm, locally_optimal
 from thalweg.solve.matrix_sensing import (
     Factors,
     MatrixSensing,
@@ -12,24 +14,34 @@ from thalweg.solve.normalized_logistic_gd import logistic_gd, logistic_scale, no
 from thalweg.solve.perceptron import batch_perceptron, perceptron
 from thalweg.solve.robust_recovery import Recovery, l1_subgradient, sign_rip_scale, sign_spectral_init, subgm
 from thalweg.solve.separation import History, LinearResult, iteration_bound, margin
+from thalweg.solve.spectral_filter import condition_number, gd_path_solution, ridge_path_solution
 
 __all__ = [
+    "AttentionPath",
+    "AttentionSVM",
     "Factors",
     "History",
     "LinearResult",
     "MatrixSensing",
     "Recovery",
     "asymmetric_rate",
+    "attention_gradient",
+    "attention_svm",
     "batch_perceptron",
+    "condition_number",
     "factored_gd",
+    "gd_path_solution",
     "iteration_bound",
     "l1_subgradient",
+    "locally_optimal",
     "logistic_gd",
     "logistic_scale",
     "margin",
+    "normalized_attention_descent",
     "normalized_logistic_loss",
     "perceptron",
     "rebalance_",
+    "ridge_path_solution",
     "sign_rip_scale",
     "sign_spectral_init",
     "subgm",
