@@ -36,6 +36,7 @@ from thalweg.optim import (
     SophiaG,
     SophiaH,
     Subspace,
+    Trion,
     add_decayed_weights,
     gradient_noise,
     lion_direction,
@@ -171,6 +172,7 @@ RULES: dict[str, Rule] = {
         whole_tensor=True,
         state_words=lambda m, n: 4 * max(m, n) + 2 + m * n,
     ),
+    "trion": Rule(named(Trion, lr=0.05, weight_decay=0.1, rank=2, rest_lr=0.05), 1, whole_tensor=True),
     "lion_in_random_subspace": Rule(
         named(
             Subspace, rule=lion_direction(), lr=0.02, density=0.5, basis="random", on_switch="rotate", update_every=2

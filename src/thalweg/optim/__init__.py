@@ -51,6 +51,7 @@ from thalweg.optim.sophia import SophiaG, SophiaH, sophia_direction
 from thalweg.optim.sso import SurrogateStep, TargetSurrogate
 from thalweg.optim.subspace import subspace
 from thalweg.optim.subspace_optimizer import Subspace, subspace_groups
+from thalweg.optim.trion import Trion, trion_direction
 from thalweg.optim.trust_ratio import lars_ratio, trust_ratio, trust_ratios
 from thalweg.optim.weight_decay import add_decayed_weights, implicit_decay
 
@@ -92,6 +93,7 @@ __all__ = [
     "SurrogateStep",
     "TargetSurrogate",
     "Transform",
+    "Trion",
     "adabelief_amsgrad_direction",
     "adabelief_direction",
     "adagrad_direction",
@@ -140,6 +142,7 @@ __all__ = [
     "subspace_groups",
     "suggest_lr",
     "tensor_kernel_gradient",
+    "trion_direction",
     "trust_ratio",
     "trust_ratios",
     "winsorized_mean",

@@ -31,7 +31,8 @@ def shape_scale(m: int, n: int, rule: str) -> float:
     return scales[rule]
 
 
-def _iteration_dtype(device: torch.device, dtype: torch.dtype, ns_dtype: str | None = None, **_: Any) -> torch.dtype:
+def iteration_dtype(device: torch.device, dtype: torch.dtype, ns_dtype: str | None = None, **_: Any) -> torch.dtype:
+    """The dtype that ``ns_dtype`` asks for, or the one for such a device and dtype."""
     return newton_schulz_dtype(device, dtype) if ns_dtype is None else _dtype(ns_dtype)
 
 
@@ -42,14 +43,15 @@ def _dtype(name: str) -> torch.dtype:
     return found
 
 
-def _check(ns_coefficients: Coefficients, adjust_lr_fn: str, ns_dtype: str | None, **_: Any) -> None:
+def check_orthogonalize(ns_coefficients: Coefficients, adjust_lr_fn: str, ns_dtype: str | None, **_: Any) -> None:
+    """Raise a :class:`ValueError` for settings of :func:`orthogonalize` that are unknown."""
     coefficient_table(ns_coefficients)
     shape_scale(1, 1, adjust_lr_fn)
     if ns_dtype is not None:
         _dtype(ns_dtype)
 
 
-@matrix(input_dtype=_iteration_dtype, check=_check)
+@matrix(input_dtype=iteration_dtype, check=check_orthogonalize)
 def orthogonalize(
     stack: Tensor,
     *,
