@@ -74,6 +74,11 @@ def test_a_race_prints_a_table_and_writes_a_report(run, small, tmp_path):
     again = run("report", "runs/mine")
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "runs" / "mine" / "report.html").exists()
+    compared = run("report", "runs/mine", "runs/mine", "--profile", "--json")
+    assert compared.returncode == 0, compared.stderr
+    found = json.loads(compared.stdout)
+    assert found["figure"] == "runs/profile.png" and (tmp_path / "runs" / "profile.png").exists()
+    assert {row["recipe"] for row in found["recipes"]} == {"adamw", "lion + orthogonal"}
     assert run(*small).returncode == 0
     assert (tmp_path / "runs" / "mine-2" / "race.db").exists()
 
@@ -155,6 +160,8 @@ def test_a_bad_task_file_is_one_line(run, tmp_path, text, message):
         (["race", "adamw", "--task", "digits", "--storage", "nowhere/x.db"], 3, "does its folder exist"),
         (["race", "adamw", "--task", "digits", "--out", "/proc/nope"], 2, "can't make the folder"),
         (["report", "nowhere"], 2, "there is no race in nowhere"),
+        (["report", "one", "another"], 2, "compare several with --profile"),
+        (["report", "one", "--seconds"], 2, "--seconds and --figure belong to --profile"),
         (["methods", "lyon"], 2, "did you mean 'lion'"),
         (["methods", "--seam", "optimm"], 2, "did you mean 'optim'"),
     ],

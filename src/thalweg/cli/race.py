@@ -13,6 +13,7 @@ from thalweg.cli.app import RACES, DebugOption, JsonOption, app
 from thalweg.cli.output import console, fail, interrupt, print_json, reserved_stdout, show
 
 if TYPE_CHECKING:
+    from thalweg.race.profiles import Against
     from thalweg.race.records import RaceResult
 
 TASK = "mnist5k"
@@ -200,21 +201,69 @@ def race_command(
 
 @app.command("report", rich_help_panel=RACES)
 def report_command(
-    place: Annotated[str, typer.Argument(help="A race's folder, its SQLite file, or a database URL.")],
+    places: Annotated[
+        list[str], typer.Argument(metavar="PLACE...", help="A race's folder, its SQLite file, or a database URL.")
+    ],
     name: Annotated[str | None, typer.Option(help="Which race, where there are several.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of all races, for a database elsewhere.")] = Path("runs"),
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Compare the recipes over all these races: performance profiles and a score."),
+    ] = False,
+    seconds: Annotated[
+        bool, typer.Option("--seconds", help="Profiles by seconds of training instead of steps.")
+    ] = False,
+    figure: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="PNG file of the profiles. [dim]\\[default: OUT/profile.png][/dim]"),
+    ] = None,
     json_: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Rebuild the table and the HTML report of a finished race.
+    """Rebuild the table and the HTML report of a finished race, or compare several.
 
-    [bold]Example[/bold]
+    With [cyan]--profile[/cyan] recipes are scored over races on several tasks, as AlgoPerf does it: by the share of tasks on
+    which they reach the target in at most so many times what the best recipe needs.
+
+    [bold]Examples[/bold]
 
       thalweg report runs/mnist5k
+
+      thalweg report runs/mnist5k runs/docs-lm --profile
     """
+    if profile:
+        _show_profile(places, name, out, "seconds" if seconds else "steps", figure, json_)
+        return
+    if seconds or figure is not None:
+        raise ValueError("--seconds and --figure belong to --profile")
+    if len(places) > 1:
+        raise ValueError("one report at a time: name one race, or compare several with --profile")
     from thalweg.race import report_of
 
-    _show(report_of(place, name, out), json_)
+    _show(report_of(places[0], name, out), json_)
+
+
+def _show_profile(
+    places: list[str], name: str | None, out: Path, against: Against, figure: Path | None, as_json: bool
+) -> None:
+    """Profiles of several races: a table or JSON, and the figure."""
+    from thalweg.race.orchestrate import stored_result
+    from thalweg.race.profiles import profiles
+    from thalweg.report.figures import write_image
+    from thalweg.report.profiles import profile_curves, profile_table
+
+    found = profiles([stored_result(place, name, out) for place in places], against)
+    path = out / "profile.png" if figure is None else figure
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_image(profile_curves(found, against), path)
+    except OSError as error:
+        raise ValueError(f"can't write the figure {path}: {error.strerror or error}") from None
+    if as_json:
+        print_json({"against": against, "figure": str(path), "recipes": [row.to_json() for row in found]})
+        return
+    show(profile_table(found, against))
+    typer.echo(f"Figure: {path}")
 
 
 @app.command("tasks", rich_help_panel=RACES)

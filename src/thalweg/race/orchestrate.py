@@ -147,6 +147,14 @@ def report_of(place: str, name: str | None = None, out: str | os.PathLike[str] =
     Raises:
         RaceError: there is no such race, or it is not finished.
     """
+    result = stored_result(place, name, out)
+    folder = Path(place)
+    target = folder if folder.is_dir() else folder.parent if "://" not in place else Path(out) / result.name
+    return write_report(result, target / REPORT)
+
+
+def stored_result(place: str, name: str | None = None, out: str | os.PathLike[str] = "runs") -> RaceResult:
+    """A finished race from its storage, without writing anything; arguments and errors as for :func:`report_of`."""
     folder = Path(place)
     storage = str(folder / "race.db") if "://" not in place and folder.is_dir() else place
     if "://" not in storage and not Path(storage).exists():
@@ -159,8 +167,7 @@ def report_of(place: str, name: str | None = None, out: str | os.PathLike[str] =
         runs = store.read_runs(plan)
     if len(runs) < plan.total:
         raise RaceError(f"race {name!r} is not finished ({len(runs)} of {plan.total} runs); go on with --resume")
-    target = folder if folder.is_dir() else Path(storage).parent if "://" not in storage else Path(out) / name
-    return write_report(result_of(plan, runs, name), target / REPORT)
+    return result_of(plan, runs, name)
 
 
 def result_of(plan: Plan, runs: list[Run], name: str) -> RaceResult:

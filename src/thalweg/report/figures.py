@@ -25,6 +25,7 @@ __all__ = [
     "train_loss_curves",
     "tuning_scatter",
     "write_figures",
+    "write_image",
 ]
 
 
@@ -54,19 +55,25 @@ def write_figures(result: RaceResult, folder: str | os.PathLike[str], dpi: int =
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for plot in all_figures(result):
-        path = target / (re.sub(r"[^a-z0-9-]", "-", plot.key) + ".png")
-        part = path.with_suffix(".png.part")
-        try:
-            with drawing(), warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name may hold any script
-                plot.savefig(part, format="png", dpi=dpi, facecolor="white", bbox_inches=_with_margin(plot))
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-        paths.append(path)
-    return paths
+    plots = all_figures(result)
+    return [write_image(plot, target / (re.sub(r"[^a-z0-9-]", "-", plot.key) + ".png"), dpi) for plot in plots]
+
+
+def write_image(plot: Plot, path: Path, dpi: int = 160) -> Path:
+    """Write one plot as a PNG file, in one step, and give its path.
+
+    Raises:
+        OSError: the file can't be written.
+    """
+    part = path.with_suffix(".png.part")
+    try:
+        with drawing(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name may hold any script
+            plot.savefig(part, format="png", dpi=dpi, facecolor="white", bbox_inches=_with_margin(plot))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
 
 
 def _with_margin(plot: Plot) -> Bbox:
