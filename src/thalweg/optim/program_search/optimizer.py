@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -59,12 +60,17 @@ def program_direction(
     return torch.where(rate == 0, 0.0, step[0] / rate)
 
 
+@lru_cache(maxsize=256)
+def _steps(program: str) -> tuple[Step, ...]:
+    return steps_of(Program.parse(program))
+
+
 class ProgramOptimizer(torch.optim.Optimizer):
     """Runs any program of update rules over all parameters in lockstep, line by line, so that global norms see every tensor.
 
     For programs that see each number alone :func:`program_direction` does the same in the engine, with its options, compiled and
-    sharded. This class is for those with ``norm``, ``global_norm``, ``dot``, ``cosine_sim`` or ``clip``, and for the search. All
-    parameters that have a gradient count for global norms, those of other groups as well only if their ``lr`` is the same.
+    sharded. This class is for those with ``norm``, ``global_norm``, ``dot``, ``cosine_sim`` or ``clip``. Global norms go over all
+    parameters with a gradient, of all groups with the same program and the same ``lr``.
 
     Args:
         params: parameters or parameter groups; a module's ``parameters()``. Real and dense.
@@ -88,19 +94,23 @@ class ProgramOptimizer(torch.optim.Optimizer):
     """
 
     def __init__(self, params: Any, program: Program | str, lr: float | Tensor = 1.0) -> None:
-        if not float(lr) >= 0:
-            raise ValueError(f"Invalid lr: {lr} (must be a number >= 0)")
-        self.program = Program.parse(program) if isinstance(program, str) else program
-        self._steps = steps_of(self.program)
-        super().__init__(params, {"lr": lr})
+        super().__init__(params, {"lr": lr, "program": str(program)})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group."""
+        """Add a group, which may have an ``lr`` and a ``program`` of its own."""
         super().add_param_group(param_group)
-        for param in self.param_groups[-1]["params"]:
-            if param.is_complex():
-                self.param_groups.pop()
-                raise ValueError(f"programs can't take the complex parameter of shape {tuple(param.shape)}")
+        try:
+            group = self.param_groups[-1]
+            if not float(group["lr"]) >= 0:
+                raise ValueError(f"Invalid lr: {group['lr']} (must be a number >= 0)")
+            group["program"] = str(group["program"])
+            _steps(group["program"])
+            for param in group["params"]:
+                if param.is_complex():
+                    raise ValueError(f"programs can't take the complex parameter of shape {tuple(param.shape)}")
+        except ValueError:
+            self.param_groups.pop()
+            raise
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -109,14 +119,15 @@ class ProgramOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        by_rate: dict[float, list[Tensor]] = {}
+        together: dict[tuple[str, float], list[Tensor]] = {}
         for group in self.param_groups:
-            by_rate.setdefault(float(group["lr"]), []).extend(p for p in group["params"] if p.grad is not None)
-        for rate, params in by_rate.items():
-            self._step(params, rate)
+            own = [p for p in group["params"] if p.grad is not None]
+            together.setdefault((group["program"], float(group["lr"])), []).extend(own)
+        for (program, rate), params in together.items():
+            self._step(params, _steps(program), rate)
         return loss
 
-    def _step(self, params: list[Tensor], rate: float) -> None:
+    def _step(self, params: list[Tensor], steps: tuple[Step, ...], rate: float) -> None:
         if not params:
             return
         dtypes = [torch.promote_types(p.dtype, torch.float32) for p in params]
@@ -126,7 +137,7 @@ class ProgramOptimizer(torch.optim.Optimizer):
         w = [p.to(dtype) for p, dtype in zip(params, dtypes, strict=True)]
         g = [p.grad.to(dtype) for p, dtype in zip(params, dtypes, strict=True) if p.grad is not None]
         m, v = ([self.state[p][name] for p in params] for name in ("m", "v"))
-        updates, m, v = run_steps(self._steps, w, g, m, v, rate)
+        updates, m, v = run_steps(steps, w, g, m, v, rate)
         for param, old, update, *buffers in zip(params, w, updates, m, v, strict=True):
             param.copy_(old - update)
             self.state[param] = dict(zip(("m", "v"), buffers, strict=True))

@@ -36,7 +36,10 @@ def select_by_funnel(
     """
     if not stages:
         raise ValueError("a funnel needs at least one stage")
-    alive = list({program.functional_hash(): program for program in programs}.values())
+    distinct: dict[str, Program] = {}
+    for program in programs:
+        distinct.setdefault(program.functional_hash(), program)
+    alive = list(distinct.values())
     scored: list[tuple[Program, float]] = []
     for stage in stages:
         bar = stage(baseline)
