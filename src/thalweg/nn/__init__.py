@@ -7,6 +7,7 @@ from thalweg.nn.gradient_descent_attention import gradient_descent_attention
 from thalweg.nn.latent_attention import LatentCache, MultiheadLatentAttention, rotary_embedding
 from thalweg.nn.linear_attention import LinearSelfAttention
 from thalweg.nn.mixture_of_experts import MixtureOfExperts, StackedExperts
+from thalweg.nn.random_features import RandomFeatures
 from thalweg.nn.tract import TrActConv2d, TrActLinear, convert_tract, tract_weight_grad
 from thalweg.nn.wta_crs import WTACRSLinear, convert_wta_crs
 
@@ -19,6 +20,7 @@ __all__ = [
     "LinearSelfAttention",
     "MixtureOfExperts",
     "MultiheadLatentAttention",
+    "RandomFeatures",
     "StackedExperts",
     "TrActConv2d",
     "TrActLinear",

@@ -2,6 +2,13 @@
 
 from thalweg.solve.attention_descent import AttentionPath, attention_gradient, normalized_attention_descent
 from thalweg.solve.attention_svm import AttentionSVM, attention_svm, locally_optimal
+from thalweg.solve.iterative_newton import (
+    gd_lstsq,
+    iterative_newton_lstsq,
+    newton_schulz_inverse,
+    online_predictions,
+    similarity_of_errors,
+)
 from thalweg.solve.matrix_sensing import (
     Factors,
     MatrixSensing,
@@ -30,20 +37,25 @@ __all__ = [
     "batch_perceptron",
     "condition_number",
     "factored_gd",
+    "gd_lstsq",
     "gd_path_solution",
     "iteration_bound",
+    "iterative_newton_lstsq",
     "l1_subgradient",
     "locally_optimal",
     "logistic_gd",
     "logistic_scale",
     "margin",
+    "newton_schulz_inverse",
     "normalized_attention_descent",
     "normalized_logistic_loss",
+    "online_predictions",
     "perceptron",
     "rebalance_",
     "ridge_path_solution",
     "sign_rip_scale",
     "sign_spectral_init",
+    "similarity_of_errors",
     "subgm",
     "symmetric_tail",
 ]
