@@ -55,7 +55,7 @@ WIDEN = 8
 
 FIXED: dict[str, dict[str, Any]] = {
     **{name: {"rank": 8, "update_every": 20} for name in ("fira", "galore", "natural_galore")},
-    "dct_adamw": {"rank": 8},
+    **{name: {"rank": 8} for name in ("dct_adamw", "trion")},
     "frugal": {"update_every": 20},
 }
 """Settings that differ from their defaults, which are made for matrices and budgets larger than those here."""
