@@ -48,7 +48,7 @@ from thalweg.optim.regularized_newton import GradientRegularizedNewton
 from thalweg.optim.sam import SAM
 from thalweg.optim.sgdp import SGDP
 from thalweg.optim.sophia import SophiaG, SophiaH, sophia_direction
-from thalweg.optim.sso import SurrogateStep, TargetSurrogate
+from thalweg.optim.sso import TargetSurrogate
 from thalweg.optim.subspace import subspace
 from thalweg.optim.subspace_optimizer import Subspace, subspace_groups
 from thalweg.optim.trion import Trion, trion_direction
@@ -90,7 +90,6 @@ __all__ = [
     "SophiaG",
     "SophiaH",
     "Subspace",
-    "SurrogateStep",
     "TargetSurrogate",
     "Transform",
     "Trion",
