@@ -42,9 +42,11 @@ from thalweg.optim import (
     lion_direction,
     momentum,
     orthogonalize,
+    program_direction,
     rolling_median,
     trust_ratio,
 )
+from thalweg.optim.program_search import ADAMW
 
 MATRICES = ((4, 3), (3, 5))
 MIXED = ((4, 3), (3,), (), (2, 3, 2, 2))
@@ -107,6 +109,7 @@ RULES: dict[str, Rule] = {
         named(LionK, lr=0.2, weight_decay=0.1, kernel="l2", implicit_decay=True), 1, decoupled=False, whole_tensor=True
     ),
     "lion_k_topk": Rule(named(LionK, lr=0.1, weight_decay=0.1, kernel="topk"), 1, whole_tensor=True),
+    "program": Rule(chained(program_direction(program=str(ADAMW).replace("0.01", "0.0")), lr=20.0), 2),
     "lamb": Rule(named(Lamb, lr=0.05), 2, decoupled=False, whole_tensor=True),
     "lamb_clamped": Rule(named(Lamb, lr=0.05, clamp_norm=(0.5, 10.0)), 2, decoupled=False, whole_tensor=True),
     "lars": Rule(named(Lars, lr=5.0), 1, decoupled=False, whole_tensor=True),
