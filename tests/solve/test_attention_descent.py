@@ -40,6 +40,21 @@ def test_gradient_keeps_its_precision_far_out():
     assert (second[0, 0] / first[0, 0]).log().item() == pytest.approx(-500, rel=1e-9)
 
 
+def test_direction_outlives_the_gradient():
+    """A gap of 2000, where exp(-2000) is zero: K gains 0.1 (1, -1)' e_1' / sqrt(2), and Q 0.1 e_1 e_1'."""
+    X, z, y, v = (
+        torch.eye(2, dtype=F64)[None],
+        torch.tensor([[1.0, 0.0]]).double(),
+        torch.ones(1),
+        torch.tensor([1.0, 0]),
+    )
+    K, Q = torch.tensor([[1000.0, 0.0], [-1000.0, 0.0]], dtype=F64), torch.eye(2, dtype=F64)
+    assert not attention_gradient(X, z, y.double(), v.double(), K).any()
+    path = normalized_attention_descent(X, z, y.double(), v.double(), lr=0.1, steps=1, factors=(K, Q))
+    entry = (1000 + 0.1 / 2**0.5) * 1.1
+    assert path.W.flatten().tolist() == pytest.approx([entry, 0.0, -entry, 0.0])
+
+
 @pytest.mark.parametrize("factored", [False, True])
 def test_steps_have_the_length_asked_for(factored):
     X, z, y, v = some()

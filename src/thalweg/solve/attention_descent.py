@@ -39,7 +39,8 @@ def attention_gradient(X: Tensor, z: Tensor, y: Tensor, v: Tensor, W: Tensor) ->
     .. math:: \nabla_W = \frac1n \sum_{i,t} \ell'(y_i f_i)\, y_i\, a_{it} (s_{it} - \textstyle\sum_u a_{iu} s_{iu})\, x_{it} z_i^\top
 
     with the softmax a and :math:`s_{it} = v^\top (x_{it} - x_{i\alpha_i})`. Measured from the likeliest token
-    :math:`\alpha_i`, the bracket keeps its relative precision when the softmax is all but saturated, until gaps of about 700.
+    :math:`\alpha_i`, the bracket keeps its relative precision when the softmax is all but saturated, until gaps of about 700,
+    where the gradient is too small a number (its direction isn't: descent goes on beyond).
 
     Args:
         X: tokens, ``(..., n, T, d)``.
@@ -57,15 +58,28 @@ def attention_gradient(X: Tensor, z: Tensor, y: Tensor, v: Tensor, W: Tensor) ->
         tensor([[-0.0944,  0.0000],
                 [ 0.0944,  0.0000]])
     """
+    direction, log_scale = _scaled_gradient(X, z, y, v, W)
+    return direction * log_scale.exp()
+
+
+def _scaled_gradient(X: Tensor, z: Tensor, y: Tensor, v: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient over a positive number, and that number's logarithm, ``(..., 1, 1)``: the direction never underflows.
+
+    The number is the largest weight of a token that isn't the likeliest of its input.
+    """
     logits = (X @ (W.unsqueeze(-3) @ z.unsqueeze(-1))).squeeze(-1)
-    weights = logits.softmax(-1)
+    chosen = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, logits.argmax(-1, keepdim=True), True)
+    log_weights = logits.log_softmax(-1)
+    log_scale = log_weights.masked_fill(chosen, -torch.inf).amax((-2, -1), keepdim=True)
+    others = (log_weights - log_scale).masked_fill(chosen, -torch.inf).exp()
     worth = (X @ v[..., None, :, None]).squeeze(-1)
-    best = worth.gather(-1, logits.argmax(-1, keepdim=True))
+    best = (worth * chosen).sum(-1, keepdim=True)
     relative = worth - best
-    mean = (weights * relative).sum(-1, keepdim=True)
+    scaled_mean = (others * relative).sum(-1, keepdim=True)
+    mean = scaled_mean * log_scale.exp()
     slope = -torch.sigmoid(-y * (best + mean).squeeze(-1)) * y / y.shape[-1]
-    pulls = slope.unsqueeze(-1) * weights * (relative - mean)
-    return torch.einsum("...nt,...ntd,...ne->...de", pulls, X, z)
+    pulls = torch.where(chosen, -log_weights.exp() * scaled_mean, others * (relative - mean))
+    return torch.einsum("...nt,...ntd,...ne->...de", slope.unsqueeze(-1) * pulls, X, z), log_scale
 
 
 def normalized_attention_descent(
@@ -112,7 +126,7 @@ def normalized_attention_descent(
     marks = [round(steps * (k / record)) for k in range(record + 1)]
     course = [W]
     for step in range(1, steps + 1):
-        gradient = attention_gradient(X, z, y, v, W)
+        gradient, _ = _scaled_gradient(X, z, y, v, W)
         if factors is None:
             W = W - lr * _unit(gradient)
         else:
