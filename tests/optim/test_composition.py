@@ -127,7 +127,7 @@ def resumed(optimizer: torch.optim.Optimizer, params: Sequence[Tensor], make: Ca
     return twins
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(chain=chains(), dtype=st.sampled_from([torch.float64, torch.float32]))
 def test_random_chains_train_and_resume_bit_by_bit(chain: Chain, dtype: torch.dtype) -> None:
     def make(params: list[nn.Parameter]) -> Chained:

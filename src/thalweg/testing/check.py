@@ -10,12 +10,13 @@ from typing import Any, Literal
 import torch
 
 from thalweg.registry import unknown
-from thalweg.testing import optimizer_checks
+from thalweg.testing import convention_checks, optimizer_checks
 from thalweg.testing.subject import MIXED, NotApplicable, Subject
 
 CHECKS: dict[str, Callable[[Subject], None]] = {
     name.removeprefix("check_"): function
-    for name, function in vars(optimizer_checks).items()
+    for module in (optimizer_checks, convention_checks)
+    for name, function in vars(module).items()
     if name.startswith("check_")
 }
 """All checks by name, in the order in which they run."""
