@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from thalweg.autodiff.closure import Closure
 from thalweg.autodiff.replayed_draws import ReplayedDraws
@@ -98,6 +99,7 @@ class Surrogate:
         self.passes += 1
         with self._draws.again(), unchanged_buffers(self.closure.model):
             yield
+        _reshard(self.closure.model)
 
     def _mean(self, value: Tensor) -> float:
         """Mean over the processes that share the batch."""
@@ -105,6 +107,15 @@ class Surrogate:
             value = value.detach().clone()
             dist.all_reduce(value)
         return float(value) / self.closure.num_processes
+
+
+def _reshard(model: nn.Module) -> None:
+    """Under FSDP2 a root module keeps its gathered weights after a pass without backward; the next would not see new ones."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # loaded wherever a model is sharded
+    if fsdp is not None:
+        for module in model.modules():
+            if isinstance(module, fsdp.FSDPModule):
+                module.reshard()
 
 
 class LineSearch:
