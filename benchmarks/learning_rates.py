@@ -27,16 +27,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from learning_rates_tasks import SETTINGS, Setting, task_of
+from learning_rates_tasks import SETTINGS, Setting, end_loss, start_loss, task_of
 from learning_rates_transfer import FAMILY_RULE, best_exponent, conclusions, shipped, with_tables
 
 from thalweg.claims.engine.log_grid import best_on_log_grid
 from thalweg.optim import list_optimizers
 from thalweg.race.environment import machine, versions
-from thalweg.race.job import Conditions, Job
 from thalweg.race.recipe import load_methods, parse
 from thalweg.race.records import jsonable
-from thalweg.race.trial import train
 from thalweg.registry import lookup
 from thalweg.tasks import Task
 
@@ -75,38 +73,31 @@ class Trainings:
     """Losses of trainings by what determines them, kept in a file of JSON lines."""
 
     def __init__(self, path: Path, minutes: float) -> None:
-        self._path, self._until = path, time.monotonic() + 60 * minutes
+        self._path, self._until = path, time.process_time() + 60 * minutes
         self._known: dict[str, dict[str, Any]] = {}
         if path.exists():
             lines = path.read_text().splitlines()
             self._known = {row["key"]: row for row in map(_line, lines) if row}
 
-    def losses(self, setting: Setting, task: Task, recipe: str, settings: dict[str, float]) -> tuple[float, float]:
-        """Validation loss at the start and at the end; infinity for a training that broke down.
+    def loss(self, setting: Setting, task: Task, recipe: str, settings: dict[str, float]) -> float:
+        """Validation loss at the end; infinity for a training that broke down.
 
         Raises:
             OutOfTime: it isn't there, and no time is left to train it.
-            RuntimeError: the training raised something that isn't a matter of its learning rate.
         """
         described = {"setting": dataclasses.asdict(setting), "recipe": recipe, "settings": settings}
         key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
         if key not in self._known:
-            if time.monotonic() > self._until:
+            if time.process_time() > self._until:
                 raise OutOfTime
-            run = train(
-                task, Job(recipe, "tune", 0, setting.seed, settings),
-                Conditions(steps=setting.steps, eval_every=setting.steps, device="cpu"),
-            )  # fmt: skip
-            if run.outcome not in ("finished", "diverged"):
-                raise RuntimeError(f"{recipe} with {settings} on {setting.name}: {run.outcome}: {run.message}")
-            end = run.metric[-1] if run.outcome == "finished" else math.inf
-            row = {"key": key, "start": run.metric[0], "end": end if math.isfinite(end) else None}
+            end = end_loss(setting, task, recipe, settings)
+            row = {"key": key, "end": end if math.isfinite(end) else None}
             self._known[key] = row
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-        row = self._known[key]
-        return row["start"], math.inf if row["end"] is None else row["end"]
+        end = self._known[key]["end"]
+        return math.inf if end is None else end
 
 
 def _line(text: str) -> dict[str, Any] | None:
@@ -145,17 +136,15 @@ def curve(
     if "rest_lr" in space:
         settings["rest_lr"] = rest_lr
     found: dict[float, float] = {}
-    starts: list[float] = []
 
     def scores(exponents: list[float]) -> list[float]:
         for e in exponents:
-            start, found[e] = known.losses(setting, task, recipe, {**settings, "lr": 10.0**e})
-            starts.append(start)
+            found[e] = known.loss(setting, task, recipe, {**settings, "lr": 10.0**e})
         return [found[e] for e in exponents]
 
     best_on_log_grid(scores, grid, halvings=1, widen=WIDEN)
     exponents = sorted(found)
-    return {"exponents": exponents, "losses": [found[e] for e in exponents], "start": starts[0]}
+    return {"exponents": exponents, "losses": [found[e] for e in exponents]}
 
 
 def measure(rules: list[str], known: Trainings) -> dict[str, dict[str, Any]]:
@@ -164,9 +153,10 @@ def measure(rules: list[str], known: Trainings) -> dict[str, dict[str, Any]]:
     last: dict[tuple[str, str], float] = {}
     for number, setting in enumerate(SETTINGS, 1):
         task = task_of(setting)
+        start = start_loss(setting, task)
         for rule in curves:
             rest = None if rule == "adamw" else 10 ** best_exponent(curves["adamw"][setting.name])
-            curves[rule][setting.name] = found = curve(
+            found = curve(
                 rule,
                 setting,
                 task,
@@ -174,6 +164,7 @@ def measure(rules: list[str], known: Trainings) -> dict[str, dict[str, Any]]:
                 first_grid(rule, last.get((rule, setting.family), last.get((rule, "")))),
                 known,
             )
+            curves[rule][setting.name] = found = {**found, "start": start}
             last[rule, setting.family] = last[rule, ""] = best = best_exponent(found)
             print(
                 f"setting {number}/{len(SETTINGS)}  {setting.name:44} {rule:16} best {10**best:9.2e}  "
@@ -187,7 +178,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rules", nargs="+", help="only these, and AdamW; nothing is written then")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after these; call again to go on")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so many of processor time")
     parser.add_argument("--work", type=Path, default=WORK, help="file of the finished trainings")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     args = parser.parse_args()
