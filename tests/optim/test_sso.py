@@ -381,6 +381,7 @@ NOT_FOR_IT = {
     "nan_gradients": "raises, and changes nothing",
     "grad_scaler": "a scaler takes no closures",
     "hooks": "they run twice where step calls step; see below",
+    "printing": "all groups have one rate",
 }
 
 
