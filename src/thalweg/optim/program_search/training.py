@@ -41,7 +41,7 @@ class ShortTraining:
         >>> start = [torch.tensor([1.0])]
         >>> task = ShortTraining(start, lambda p, step: p[0].square().sum(), lambda p: -p[0].abs().item(), steps=100)
         >>> round(task(ADAMW), 3)
-        -0.946
+        -0.739
     """
 
     start: Params
