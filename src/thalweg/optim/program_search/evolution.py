@@ -17,7 +17,7 @@ Score = Callable[[Program], float]
 
 @dataclass
 class SearchStats:
-    """What became of all proposals: ``generated`` is the sum of the other five.
+    """What became of all proposals. The other four add up to ``generated`` and one, the start, which is trained as well.
 
     Args:
         generated: mutated programs, before any check.
@@ -114,7 +114,6 @@ class _Search:
 
     def run(self, start: Program, population: int, tournament: int, until: int) -> deque[tuple[Program, float]]:
         """Regularized evolution until so many programs are trained: the best of a tournament has a child, and the oldest dies."""
-        self.cache.setdefault(start.functional_hash(), -math.inf)
         members: deque[tuple[Program, float]] = deque()
         while len(members) < population and not self.finished:
             members.append(self.child(start))
