@@ -10,6 +10,7 @@ from thalweg.probe.hessian_spectrum import (
     spectral_density,
 )
 from thalweg.probe.jacobian_spectrum import jacobian_singular_values
+from thalweg.probe.linear_path import barrier, linear_path
 from thalweg.probe.lion_k import constraint_violation, kkt_residual, lyapunov
 from thalweg.probe.m_coherence import Coherence, GradientCoherence, gradient_coherence
 from thalweg.probe.mode_strengths import mode_strengths
@@ -27,6 +28,7 @@ __all__ = [
     "Coherence",
     "GradientCoherence",
     "OrderSensitivity",
+    "barrier",
     "constraint_violation",
     "count_outliers",
     "fine_tuned",
@@ -37,6 +39,7 @@ __all__ = [
     "jacobian_singular_values",
     "kkt_residual",
     "label_agreement",
+    "linear_path",
     "lyapunov",
     "mode_strengths",
     "order_sensitivity",
