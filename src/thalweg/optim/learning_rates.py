@@ -69,9 +69,17 @@ def suggest_lr(from_: str = "adamw", to: str = "lion", *, lr: float, extrapolate
 
 @cache
 def measured_ratios() -> dict[str, Any]:
-    """What ``benchmarks/learning_rates.py`` wrote; ``["pairs"][from_][to]`` holds ratio, spread, range, supported and why."""
-    text = resources.files("thalweg.optim").joinpath("learning_rates.json").read_text(encoding="utf-8")
-    found: dict[str, Any] = json.loads(text)
+    """What ``benchmarks/learning_rates.py`` wrote; ``["pairs"][from_][to]`` holds ratio, spread, range, supported and why.
+
+    Raises:
+        ValueError: it wasn't run yet.
+    """
+    file = resources.files("thalweg.optim").joinpath("learning_rates.json")
+    if not file.is_file():
+        raise ValueError(
+            "no ratios have been measured yet: run python benchmarks/learning_rates.py in the source checkout"
+        )
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return found
 
 
