@@ -39,13 +39,13 @@ Reproduced: all. Partly: 1 alone, or with one of the others. Not reproduced: oth
 Control: sign descent on all hidden matrices, without any state. Where no split's interval lies below it, the state does nothing and
 sign descent explains the result."""
 
-SCALES = {"smoke": Scale(seeds=(0,), seconds=6), "cpu": Scale(seeds=(11, 12, 13, 14), seconds=240)}
+SCALES = {"smoke": Scale(seeds=(0,), seconds=6), "cpu": Scale(seeds=(11, 12, 13, 14), seconds=170)}
 
 PANELS = (Panel("loss", "Language model: validation loss", "step", "nats per byte"),)
 
 PLANS = {
     "smoke": Plan(Size(steps=4, width=16, context=16, evaluations=2, valid_windows=8), widen=None),
-    "cpu": Plan(Size(steps=250, width=32, context=32, evaluations=10, valid_windows=256), widen=3),
+    "cpu": Plan(Size(steps=200, width=32, context=32, evaluations=10, valid_windows=256), widen=3),
 }
 
 STATE = "state over AdamW's"

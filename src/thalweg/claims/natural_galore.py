@@ -42,7 +42,7 @@ Not reproduced: otherwise.
 Control: GaLore at the rank at which its state takes as many bytes as Natural GaLore's, at GaLore's rate. Where Natural GaLore gains,
 and this control's mean is no higher than Natural GaLore's on all tasks where it does, the larger state explains it."""
 
-SCALES = {"smoke": Scale(seeds=(0,), seconds=4), "cpu": Scale(seeds=(11, 12, 13, 14, 15), seconds=200)}
+SCALES = {"smoke": Scale(seeds=(0,), seconds=4), "cpu": Scale(seeds=(11, 12, 13, 14, 15), seconds=150)}
 
 PANELS = (
     Panel("least squares", "Noisy least squares", "step", "logarithm of the loss"),
@@ -72,7 +72,7 @@ RULES = {
 STEPS = {"smoke": 8, "cpu": 500}
 PLANS = {
     "smoke": Plan(Size(steps=4, width=32, context=16, evaluations=4, valid_windows=8), widen=None),
-    "cpu": Plan(Size(steps=240, width=32, context=32, evaluations=12, valid_windows=256), widen=4),
+    "cpu": Plan(Size(steps=200, width=32, context=32, evaluations=12, valid_windows=256), widen=4),
 }
 
 
