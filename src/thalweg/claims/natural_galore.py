@@ -72,7 +72,7 @@ RULES = {
 STEPS = {"smoke": 8, "cpu": 500}
 PLANS = {
     "smoke": Plan(Size(steps=4, width=32, context=16, evaluations=4, valid_windows=8), widen=None),
-    "cpu": Plan(Size(steps=200, width=32, context=32, evaluations=12, valid_windows=256), widen=4),
+    "cpu": Plan(Size(steps=200, width=32, context=32, evaluations=8, valid_windows=256), widen=4),
 }
 
 
