@@ -7,6 +7,7 @@ from thalweg.nn.gradient_descent_attention import gradient_descent_attention
 from thalweg.nn.latent_attention import LatentCache, MultiheadLatentAttention, rotary_embedding
 from thalweg.nn.linear_attention import LinearSelfAttention
 from thalweg.nn.mixture_of_experts import MixtureOfExperts, StackedExperts
+from thalweg.nn.momentum_attention import MomentumAttention, MomentumCache, ema_values, split_icl_update
 from thalweg.nn.random_features import RandomFeatures
 from thalweg.nn.tract import TrActConv2d, TrActLinear, convert_tract, tract_weight_grad
 from thalweg.nn.wta_crs import WTACRSLinear, convert_wta_crs
@@ -19,6 +20,8 @@ __all__ = [
     "LatentCache",
     "LinearSelfAttention",
     "MixtureOfExperts",
+    "MomentumAttention",
+    "MomentumCache",
     "MultiheadLatentAttention",
     "RandomFeatures",
     "StackedExperts",
@@ -28,8 +31,10 @@ __all__ = [
     "convert_ghost_batchnorm",
     "convert_tract",
     "convert_wta_crs",
+    "ema_values",
     "gradient_descent_attention",
     "rotary_embedding",
+    "split_icl_update",
     "tract_weight_grad",
     "wta_crs_select",
 ]
