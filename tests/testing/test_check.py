@@ -78,6 +78,8 @@ class Broken(torch.optim.Optimizer):
                 g = p.grad.to_dense() if p.grad.is_sparse else p.grad
                 if self.fault == "gradient":
                     p.grad.mul_(0.5)
+                if self.fault == "clipping":
+                    p.grad.clamp_(-1, 1)  # the second time there is nothing left to clip
                 if self.fault == "dtype":
                     p.data = p.data.float()
                 if self.fault == "up":
@@ -96,6 +98,10 @@ class Broken(torch.optim.Optimizer):
                     g = g + torch.rand_like(g)
                 if self.fault == "scalar" and p.ndim == 0:
                     continue
+                if self.fault == "graph":
+                    self.state[p]["grad"] = torch.ones_like(p).requires_grad_()
+                if self.fault == "default dtype":
+                    p.data = p.data.to(torch.get_default_dtype())
                 if self.fault == "frozen":
                     self.state[p] = {"x": torch.zeros(1)}
                 p.sub_(lr * g)
@@ -109,6 +115,7 @@ class Broken(torch.optim.Optimizer):
         ("groups", "learning_rate_of_groups"),
         ("missing", "missing_gradients"),
         ("gradient", "gradients_are_not_changed"),
+        ("clipping", "gradients_are_not_changed"),
         ("dtype", "dtypes"),
         ("up", "goes_down_on_a_quadratic"),
         ("zero", "zero_gradients"),
@@ -117,6 +124,8 @@ class Broken(torch.optim.Optimizer):
         ("state", "state_is_plain"),
         ("random", "is_deterministic"),
         ("scalar", "scalars"),
+        ("graph", "no_graph"),
+        ("default dtype", "default_dtype"),
     ],
 )
 def test_a_fault_is_found(fault: str, check: str) -> None:
