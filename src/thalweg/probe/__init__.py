@@ -22,15 +22,18 @@ from thalweg.probe.prediction_overlap import (
     token_overlap,
     weight_sparsity,
 )
+from thalweg.probe.sgd_stability import Stability, expected_loss_course, max_stable_lr, sgd_bound, sgd_stability
 
 __all__ = [
     "AttentionStep",
     "Coherence",
     "GradientCoherence",
     "OrderSensitivity",
+    "Stability",
     "barrier",
     "constraint_violation",
     "count_outliers",
+    "expected_loss_course",
     "fine_tuned",
     "full_hessian",
     "gauss_newton_eigenvalues",
@@ -41,10 +44,13 @@ __all__ = [
     "label_agreement",
     "linear_path",
     "lyapunov",
+    "max_stable_lr",
     "mode_strengths",
     "order_sensitivity",
     "overlap_cosine",
     "read_off_preconditioner",
+    "sgd_bound",
+    "sgd_stability",
     "spectral_density",
     "token_overlap",
     "weight_sparsity",
