@@ -74,7 +74,7 @@ def test_a_race_prints_a_table_and_writes_a_report(run, small, tmp_path):
     again = run("report", "runs/mine")
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "runs" / "mine" / "report.html").exists()
-    compared = run("report", "runs/mine", "runs/mine", "--profile", "--json")
+    compared = run("report", "runs/mine", "--name", "mine", "--name", "mine", "--profile", "--json")
     assert compared.returncode == 0, compared.stderr
     found = json.loads(compared.stdout)
     assert found["figure"] == "runs/profile.png" and (tmp_path / "runs" / "profile.png").exists()
@@ -161,6 +161,11 @@ def test_a_bad_task_file_is_one_line(run, tmp_path, text, message):
         (["race", "adamw", "--task", "digits", "--out", "/proc/nope"], 2, "can't make the folder"),
         (["report", "nowhere"], 2, "there is no race in nowhere"),
         (["report", "one", "another"], 2, "compare several with --profile"),
+        (
+            ["report", "a", "b", "c", "--name", "x", "--name", "y"],
+            2,
+            "given 2 times for 3 places: give it once for each",
+        ),
         (["report", "one", "--seconds"], 2, "--seconds and --figure belong to --profile"),
         (["methods", "lyon"], 2, "did you mean 'lion'"),
         (["methods", "--seam", "optimm"], 2, "did you mean 'optim'"),

@@ -204,7 +204,12 @@ def report_command(
     places: Annotated[
         list[str], typer.Argument(metavar="PLACE...", help="A race's folder, its SQLite file, or a database URL.")
     ],
-    name: Annotated[str | None, typer.Option(help="Which race, where there are several.")] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Which race, where a storage has several; with --profile it may be repeated.", show_default=False
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of all races, for a database elsewhere.")] = Path("runs"),
     profile: Annotated[
         bool,
@@ -231,20 +236,30 @@ def report_command(
 
       thalweg report runs/mnist5k runs/docs-lm --profile
     """
+    races = _named_races(places, name or [])
     if profile:
-        _show_profile(places, name, out, "seconds" if seconds else "steps", figure, json_)
+        _show_profile(races, out, "seconds" if seconds else "steps", figure, json_)
         return
     if seconds or figure is not None:
         raise ValueError("--seconds and --figure belong to --profile")
-    if len(places) > 1:
+    if len(races) > 1:
         raise ValueError("one report at a time: name one race, or compare several with --profile")
     from thalweg.race import report_of
 
-    _show(report_of(places[0], name, out), json_)
+    _show(report_of(*races[0], out), json_)
+
+
+def _named_races(places: list[str], names: list[str]) -> list[tuple[str, str | None]]:
+    """Places with the names of races: several names of one place, or a name for each place, or none."""
+    if not names:
+        return [(place, None) for place in places]
+    if len(places) not in (1, len(names)):
+        raise ValueError(f"--name was given {len(names)} times for {len(places)} places: give it once for each")
+    return list(zip(places * len(names) if len(places) == 1 else places, names, strict=True))
 
 
 def _show_profile(
-    places: list[str], name: str | None, out: Path, against: Against, figure: Path | None, as_json: bool
+    races: list[tuple[str, str | None]], out: Path, against: Against, figure: Path | None, as_json: bool
 ) -> None:
     """Profiles of several races: a table or JSON, and the figure."""
     from thalweg.race.orchestrate import stored_result
@@ -252,7 +267,7 @@ def _show_profile(
     from thalweg.report.figures import write_image
     from thalweg.report.profiles import profile_curves, profile_table
 
-    found = profiles([stored_result(place, name, out) for place in places], against)
+    found = profiles([stored_result(place, name, out) for place, name in races], against)
     path = out / "profile.png" if figure is None else figure
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
