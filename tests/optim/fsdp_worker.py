@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import torch
@@ -22,7 +23,6 @@ from thalweg.optim import (
     lion_direction,
     matrix,
     momentum,
-    optimizer_state_bytes,
     radial_projections,
     trust_ratios,
 )
@@ -118,9 +118,16 @@ def shard(model: nn.Module) -> nn.Module:
     return fully_shard(model, mesh=mesh)
 
 
-def main(task: str, name: str, folder: str) -> None:
+def main(task: str, names: str, folder: str) -> None:
     dist.init_process_group("gloo")
     torch.set_num_threads(1)
+    for name in names.split(","):
+        run(task, name, f"{folder}/{name}")
+    dist.destroy_process_group()
+
+
+def run(task: str, name: str, folder: str) -> None:
+    os.makedirs(folder, exist_ok=True)
     model = shard(build())
     optimizer = optimizer_for(name, model)
     if task == "train":
@@ -128,7 +135,6 @@ def main(task: str, name: str, folder: str) -> None:
         assert all(isinstance(v, DTensor) for s in optimizer.state.values() for v in s.values() if torch.is_tensor(v))
         if name in ("lamb", "adamp"):
             torch.save(look(name, model, optimizer), f"{folder}/look{dist.get_rank()}.pt")
-        print_on_first(f"state_bytes {optimizer_state_bytes(optimizer)}")
     elif task == "save":
         train(model, optimizer, 0, STEPS // 2)
         state = {"model": model.state_dict(), "optim": get_optimizer_state_dict(model, optimizer)}
@@ -144,12 +150,6 @@ def main(task: str, name: str, folder: str) -> None:
     if dist.get_rank() == 0:
         torch.save(result, f"{folder}/{task}.pt")
     dist.barrier()  # nobody leaves while another still talks to it
-    dist.destroy_process_group()
-
-
-def print_on_first(text: str) -> None:
-    if dist.get_rank() == 0:
-        print(text, flush=True)
 
 
 if __name__ == "__main__":
