@@ -19,3 +19,7 @@ def test_examples_run(name: str) -> None:
     for test in tests:
         told: list[str] = []
         assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=told.append).failed == 0, "".join(told)
+
+
+def test_the_example_of_the_package() -> None:
+    assert doctest.testmod(program_search).failed == 0

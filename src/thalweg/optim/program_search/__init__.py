@@ -1,4 +1,24 @@
-"""Search for update rules written as programs: language, mutation, evolution, funnel, simplification (arXiv:2302.06675)."""
+"""Search for update rules written as programs: language, mutation, evolution, funnel, simplification (arXiv:2302.06675).
+
+From a search to an optimizer:
+
+    >>> import torch
+    >>> from thalweg.optim.program_search import *
+    >>> start = [torch.tensor([3.0, -2.0])]
+    >>> def loss(params, step):
+    ...     return (torch.tensor([1.0, 10.0]) * params[0].square()).sum()
+    >>> def score(params):
+    ...     return -loss(params, 0).item()
+    >>> small, larger = (ShortTraining(start, loss, score, steps, bound=1e3) for steps in (10, 40))
+    >>> found = search_optimizers([small], evaluations=40, population=8, tournament=4)
+    >>> found.score > small(ADAMW)
+    True
+    >>> survivors = select_by_funnel(found.best_programs(5), [larger], baseline=ADAMW)
+    >>> rule = simplify_by_score(survivors[0][0], larger)
+    >>> len(rule) <= len(survivors[0][0].simplified())
+    True
+    >>> optimizer = make_optimizer(rule, torch.nn.Linear(3, 2))
+"""
 
 from thalweg.optim.program_search.evolution import SearchResult, SearchStats, search_optimizers
 from thalweg.optim.program_search.functions import FUNCTIONS, Function
