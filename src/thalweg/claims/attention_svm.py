@@ -24,8 +24,7 @@ vector machine (SVM) of the tokens that this very training selected, by the cosi
 1. training W: at least 0.99 with the SVM of least Frobenius norm, and more than with that of least nuclear norm;
 2. training the factors: at least 0.97 with the SVM of least nuclear norm, and more than with that of least Frobenius norm.
 (The paper: about 1; the factors converge more slowly, and a trial run on another seed gave 0.999 and 0.980, against 0.87 and
-0.84 with the other machine.) And both SVMs exist for at least 90% of the problems, or there is nothing to
-compare with.
+0.84 with the other machine.) Both SVMs exist for at least 90% of the problems, or there is nothing to compare with.
 Reproduced: 1 and 2. Partly: 1 alone. Not reproduced: 1 fails. Not testable: the SVMs don't exist."""
 
 SCALES = {"smoke": Scale(seeds=(0,), seconds=4), "cpu": Scale(seeds=(1, 2, 3), seconds=60)}
