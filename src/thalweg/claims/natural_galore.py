@@ -81,7 +81,7 @@ def arms(task: str, rank: int | None = None, histories: tuple[int, ...] = HISTOR
     rule = RULES[task]
     found: dict[str, Arm] = {}
     if task == "language model":
-        found["AdamW"] = Arm(adamw, -2.5)
+        found["AdamW, one rate"] = Arm(adamw, -2.5)
     found["GaLore"] = _galore(rule.rank, rule.galore)
     for history in histories:
         found[_natural_name(history)] = _natural(rule.rank, history, rule.natural)

@@ -76,7 +76,7 @@ def _arm(basis: str, calendar: str, role: Role = "measured") -> Arm:
 
 
 ARMS = {
-    "AdamW": Arm(adamw, -2.5),
+    "AdamW, one rate": Arm(adamw, -2.5),
     **{f"{NAMES[basis]}, {calendar}": _arm(basis, calendar) for calendar in CALENDARS for basis in ("svd", "dct2")},
     "random, every step": _arm("haar", "every step", "control"),
 }
@@ -92,7 +92,7 @@ def run(scale: str, seed: int, *, report: Report, chosen: Mapping[str, Any]) -> 
     plan, errors = PLANS[scale], ProjectionErrors()
 
     def watch(name: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        if name == "AdamW":
+        if name == "AdamW, one rate":
             errors.attach(model, optimizer, max(1, plan.size.steps // 10))
 
     courses = run_arms(ARMS, chosen, plan.trainer, seed, report=report, watch=watch)
