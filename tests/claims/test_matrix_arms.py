@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from thalweg.claims.engine.language_model import Course, Size
+from thalweg.claims.engine.language_model import Course, Size, decoder
 from thalweg.claims.engine.matrix_arms import (
     TUNING_SEED,
     Arm,
@@ -80,6 +80,8 @@ def test_runs_and_what_is_measured() -> None:
         courses = run_arms(both, chosen, trainer(-1.0), seed, report=quiet, watch=lambda name, *_: watched.append(name))
         found.append(measured(both, courses, {"more": 1.0}))
     assert made[:2] == [("first", 0.1, 0.1), ("second", 1.0, 0.1)] and watched == ["first", "second"] * 2
+    run_arms({"second": both["second"]}, chosen, trainer(-1.0), 5, report=quiet, rest_of="first")
+    assert made[-1] == ("second", 1.0, 0.1)
     assert losses_of(found, "second") == [6.0, 7.0] and found[0].numbers["more"] == 1.0
     assert [curve.label for curve in found[0].curves] == ["first", "second"]
     assert (
@@ -93,5 +95,9 @@ def test_bytes_of_state_and_the_language_model() -> None:
     shapes = [(48, 16), (16, 16), (64, 16), (16, 64)]
     words = sum(2 * (2 * max(s) + min(s)) for s in shapes)
     assert state_share(galore, SIZE) == words / sum(2 * m * n for m, n in shapes)
-    make = lambda model: adamw(model, 1e-2, 1e-2)  # noqa: E731
-    assert Plan(SIZE, None).trainer(make, 3).final < 5.7
+    net = decoder(SIZE)
+    rates = {id(p): group["lr"] for group in adamw(net, 1e-2, 1e-3).param_groups for p in group["params"]}
+    assert {name: rates[id(p)] for name, p in net.named_parameters()} == {
+        name: 1e-2 if "blocks" in name and p.ndim == 2 else 1e-3 for name, p in net.named_parameters()
+    }
+    assert Plan(SIZE, None).trainer(lambda model: adamw(model, 1e-2, 1e-2), 3).final < 5.7

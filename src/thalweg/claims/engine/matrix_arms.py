@@ -1,7 +1,7 @@
 """Arms of an experiment that differ in the rule for a language model's hidden matrices, with AdamW for the rest.
 
-The first arm is AdamW for everything: its learning rate is chosen first, and the rest of all others takes it. Then each of the others
-has its own chosen, with as many trials.
+The first arm is AdamW for everything with one learning rate: it is chosen first, and the rest of all others takes it. Then each of
+the others has its own chosen, with as many trials. A fair AdamW is one of them: the rest may prefer another rate than the matrices.
 """
 
 from __future__ import annotations
@@ -78,8 +78,10 @@ Chosen = Mapping[str, Mapping[str, float]]
 
 
 def adamw(model: Any, rate: float, rest: float) -> AdamW:
-    """AdamW for everything, without decay."""
-    return AdamW(model, lr=rate, betas=BETAS, weight_decay=0.0)
+    """AdamW for everything, without decay: hidden matrices at ``rate``, all else at ``rest``."""
+    groups = [{**group, "lr": rate if group["rule"] == "subspace" else rest} for group in subspace_groups(model)]
+    groups = [{key: value for key, value in group.items() if key != "rule"} for group in groups]
+    return AdamW(groups, betas=BETAS, weight_decay=0.0)
 
 
 def adam_settings(rate: float, rest: float) -> dict[str, Any]:
@@ -115,11 +117,15 @@ def run_arms(
     seed: int,
     *,
     report: Report,
+    rest_of: str | None = None,
     watch: Callable[[str, Any, torch.optim.Optimizer], None] = lambda name, model, optimizer: None,
 ) -> dict[str, Course]:
-    """Train all arms at their rates from one start, over the same data; ``watch`` sees each before its first step."""
+    """Train all arms at their rates from one start, over the same data; ``watch`` sees each before its first step.
+
+    The rest has the rate of the arm ``rest_of``, or of the first one.
+    """
     courses: dict[str, Course] = {}
-    rest = chosen[next(iter(arms))]["rate"]
+    rest = chosen[rest_of or next(iter(arms))]["rate"]
     for place, (name, arm) in enumerate(arms.items()):
         report(place / len(arms), name)
 
