@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import random
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,7 @@ class Broken(torch.optim.Optimizer):
                 if self.fault == "state":
                     self.state[p]["object"] = object()
                 if self.fault == "random":
-                    g = g + torch.rand_like(g)
+                    g = g + random.random()
                 if self.fault == "scalar" and p.ndim == 0:
                     continue
                 if self.fault == "graph":

@@ -99,8 +99,9 @@ def check_optimizer(
 def _run(name: str, subject: Subject) -> Outcome:
     expectation = (CHECKS[name].__doc__ or "").splitlines()[0]
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
+            torch.manual_seed(0)
             CHECKS[name](subject)
     except NotApplicable as reason:
         return Outcome(name, "not applicable", str(reason), expectation)

@@ -71,8 +71,9 @@ def gradients(params: Sequence[Tensor], step: int, scale: float = 1.0) -> list[T
 def train(
     optimizer: torch.optim.Optimizer, params: Sequence[Tensor], first: int, last: int, scale: float = 1.0
 ) -> None:
-    """Steps ``first`` to ``last - 1`` with the random gradients of those numbers."""
+    """Steps ``first`` to ``last - 1`` with the random gradients of those numbers, torch's own generator seeded with them too."""
     for step in range(first, last):
+        torch.manual_seed(step)
         for param, gradient in zip(params, gradients(params, step, scale), strict=True):
             param.grad = gradient
         optimizer.step()
