@@ -14,6 +14,7 @@ from thalweg.probe.linear_path import barrier, linear_path
 from thalweg.probe.lion_k import constraint_violation, kkt_residual, lyapunov
 from thalweg.probe.m_coherence import Coherence, GradientCoherence, gradient_coherence
 from thalweg.probe.mode_strengths import mode_strengths
+from thalweg.probe.opposing_groups import Opposition, alternation, find_opposing_groups, opposition
 from thalweg.probe.prediction_overlap import (
     OrderSensitivity,
     label_agreement,
@@ -28,12 +29,15 @@ __all__ = [
     "AttentionStep",
     "Coherence",
     "GradientCoherence",
+    "Opposition",
     "OrderSensitivity",
     "Stability",
+    "alternation",
     "barrier",
     "constraint_violation",
     "count_outliers",
     "expected_loss_course",
+    "find_opposing_groups",
     "fine_tuned",
     "full_hessian",
     "gauss_newton_eigenvalues",
@@ -46,6 +50,7 @@ __all__ = [
     "lyapunov",
     "max_stable_lr",
     "mode_strengths",
+    "opposition",
     "order_sensitivity",
     "overlap_cosine",
     "read_off_preconditioner",
