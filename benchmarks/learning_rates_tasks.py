@@ -1,6 +1,6 @@
 """The trainings on which ``learning_rates.py`` looks for each rule's best learning rate.
 
-Three families of tasks, two sizes and budgets of each. They are chosen for AdamW's best learning rate to differ between
+Three families of tasks, two sizes and budgets of two of them. They are chosen for AdamW's best learning rate to differ between
 them: wide and narrow networks, small and large batches, short and longer budgets. The loss that counts is the validation
 cross-entropy at the end, for all of them.
 """
@@ -62,7 +62,6 @@ SETTINGS = (
     Setting("docs-lm", "decoder", (32, 1, 32), 8, 50, 131),
     Setting("digits", "perceptron", (192, 2), 64, 80, 112),
     Setting("mnist5k", "convolutions", (8, 96), 16, 60, 122),
-    Setting("docs-lm", "decoder", (96, 1, 32), 4, 60, 132),
 )
 VALID_EXAMPLES = {"digits": 500, "mnist5k": 500, "docs-lm": 128}
 

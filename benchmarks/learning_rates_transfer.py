@@ -189,7 +189,13 @@ def with_tables(page: str, result: Mapping[str, Any]) -> str:
 
 
 def _suggestions(result: Mapping[str, Any]) -> list[str]:
+    forth = [rule for rule, found in result["transfer"]["adamw"].items() if found["supported"]]
+    back = [rule for rule in result["transfer"]["adamw"] if result["transfer"][rule]["adamw"]["supported"]]
+    count = len(result["transfer"]["adamw"])
     lines = [
+        f"Suggested from AdamW's learning rate, of {count} rules: {', '.join(forth) or 'none'}. "
+        f"Rules from whose learning rate AdamW's is suggested: {', '.join(back) or 'none'}.",
+        "",
         "| rule | times AdamW's | spread | left-out error | without AdamW's | near | cost | worst | back to AdamW | suggested |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---|---|",
     ]
