@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from thalweg.optim.engine import ChainedOptimizer, layerwise
+from thalweg.optim.engine.once import once
 from thalweg.optim.engine.watching import watch
 
 View = Literal["channel", "layer"]
@@ -69,7 +70,8 @@ def radial_projection(
     radial = torch.where(channel, _radial(sums, eps), torch.where(layer, _radial(_totals(sums), eps), 0.0))
     one = param.new_ones(())
     decay = weight_decay * torch.where(channel | layer, wd_ratio * one, one)
-    return update + (decay - radial[rows]).view(-1, *[1] * (param.ndim - 1)) * param
+    factor = once((decay - radial[rows]).to(update.dtype))
+    return update + factor.view(-1, *[1] * (param.ndim - 1)) * param
 
 
 @layerwise(sums=radial_sums, switch="project")

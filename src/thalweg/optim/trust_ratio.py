@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from thalweg.optim.engine import ChainedOptimizer, layerwise
+from thalweg.optim.engine.once import once
 from thalweg.optim.engine.watching import watch
 
 
@@ -45,7 +46,7 @@ def trust_ratio(
     """
     if sums is None:
         return update
-    return update * _trust(sums, clamp_norm, clamp_ratio, norm_eps)
+    return update * once(_trust(sums, clamp_norm, clamp_ratio, norm_eps).to(update.dtype))
 
 
 @layerwise(sums=norms_squared, switch="adapt")
@@ -80,7 +81,7 @@ def lars_ratio(
     decayed = update + weight_decay * param
     if sums is None:
         return decayed
-    return decayed * _lars(sums, lr, trust_coefficient, weight_decay, eps, clip)
+    return decayed * once(_lars(sums, lr, trust_coefficient, weight_decay, eps, clip).to(update.dtype))
 
 
 def _trust(sums: tuple[Tensor, Tensor], clamp_norm: Any, clamp_ratio: Any, norm_eps: Any) -> Tensor:
