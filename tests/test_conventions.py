@@ -62,6 +62,7 @@ def test_what_can_not_be_run_says_why(conventions: ModuleType) -> None:
     def needs_more(params: Any, lr: float = 0.1, *, horizon: int) -> torch.optim.Optimizer:
         raise AssertionError("never called without a horizon")
 
+    needs_more.__qualname__ = "NeedsMore"
     found = conventions.examined(needs_more)
     assert set(found) == {"not run"} and "horizon" in found["not run"]
     with pytest.raises(TimeoutError, match=r"takes more than 0\.05 s"), conventions.patience(0.05):

@@ -10,25 +10,36 @@ from torch import Tensor
 
 from thalweg.linalg.polar import Coefficients
 from thalweg.optim.engine import Chain, layerwise
+from thalweg.optim.engine.once import once
 from thalweg.optim.engine.optimizer import Params
 from thalweg.optim.matrix_optimizer import MatrixOptimizer
 from thalweg.optim.momentum import momentum as momentum_of
 from thalweg.optim.muon import MUON_SEARCH, orthogonalize
 from thalweg.registry import method
 
+FAR = 2.0**64
+"""Squares of float32 numbers overflow from 1e19 on and vanish below 1e-19; after division or multiplication by this they don't."""
 
-def squares(update: Tensor, param: Tensor, *, experts: bool) -> tuple[Tensor, Tensor]:
-    """Sum of squares and number of elements; in float64, since squares of float32 numbers overflow from 1e19 on."""
-    wide = update.double()
-    return _total(wide * wide, experts), _total(torch.ones_like(wide), experts)
+
+def squares(update: Tensor, param: Tensor, *, experts: bool) -> tuple[Tensor, ...]:
+    """Sums of squares, of the numbers as they are, scaled down and scaled up; and how many there are."""
+    count = update.numel() // max(1, len(update)) if experts else update.numel()
+    near, large, small = (_total((update * factor).square(), experts) for factor in (1.0, 1 / FAR, FAR))
+    return near, large, small, torch.full_like(near, count)
 
 
 def sinh_squares(
     update: Tensor, param: Tensor, totals: tuple[Tensor, ...], *, gamma: Any, eps: Any, experts: bool
 ) -> tuple[Tensor]:
     """Sum of sinh(z)^2, which is cosh(z)^2 - 1 without its rounding."""
-    z = (update.double() * _beside(gamma / totals[0].sqrt().clamp(min=eps), update)).to(update.dtype)
-    return (_total(z.sinh().square().double(), experts),)
+    e = (update * _beside(gamma / _norm(totals, eps), update)).exp()
+    return (_total((e - 1 / e).square() / 4, experts),)
+
+
+def _norm(totals: tuple[Tensor, ...], eps: Any) -> Tensor:
+    near, large, small = (total.sqrt() for total in totals[:3])
+    norm = torch.where(near.isfinite(), torch.where(near > 1 / FAR**0.5, near, small / FAR), large * FAR)
+    return norm.clamp(min=eps)
 
 
 def _total(numbers: Tensor, experts: bool) -> Tensor:
@@ -70,18 +81,20 @@ def cosh_damping(
         >>> p.data
         tensor([2.6325, 4.4899])
     """
-    squared, count, sinh = (total[rows] if experts else total for total in sums)
+    totals = tuple(total[rows] if experts else total for total in sums)
+    count, sinh = totals[3:]
     factor = 1 / (1 + sinh / count).sqrt()
     if normalize:
-        factor = factor / squared.sqrt().clamp(min=eps)
+        factor = factor / _norm(totals, eps)
     if shape_factor and update.ndim >= 2 + experts:
         columns = math.prod(update.shape[1 + experts :])
         factor = factor * (count / columns**2).clamp(min=1.0).sqrt()
-    return (update.double() * _beside(factor, update)).to(update.dtype)
+    return update * _beside(factor, update)
 
 
 def _beside(numbers: Tensor, update: Tensor) -> Tensor:
     """One number, or one for each entry of the first dimension, in a shape that multiplies with the update."""
+    numbers = once(numbers.to(update.dtype))
     return numbers.view(-1, *[1] * (update.ndim - 1)) if numbers.ndim else numbers
 
 
@@ -102,9 +115,10 @@ def cosh_rms(x: Tensor, gamma: float = 1.5, eps: float = 1e-7) -> Tensor:
         >>> round(cosh_rms(torch.diag(torch.tensor([3.0, 4.0]))).item(), 4)
         1.3539
     """
-    squared, count = squares(x, x, experts=False)
-    (sinh,) = sinh_squares(x, x, (squared, count), gamma=gamma, eps=eps, experts=False)
-    return (1 + sinh / count).sqrt()
+    x = x.double()
+    totals = squares(x, x, experts=False)
+    (sinh,) = sinh_squares(x, x, totals, gamma=gamma, eps=eps, experts=False)
+    return (1 + sinh / totals[3]).sqrt()
 
 
 @method(

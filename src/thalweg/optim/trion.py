@@ -78,7 +78,7 @@ class Trion(MatrixOptimizer):
     For a matrix with more rows than columns, or as many (otherwise from the left), and a fixed cosine basis Q:
 
     .. math::
-        M \leftarrow M + G, \quad S = M Q, \quad I = \text{the r columns of S with the largest norms}, \\
+        M \leftarrow M + G, \quad S = M Q, \quad I = \mathrm{top}_r(\|S_j\|), \qquad
         W \leftarrow (1 - \eta\lambda) W - \eta\, s\, \mathrm{NS}(S_I)\, Q_I^\top, \qquad
         M \leftarrow M - (1-\mu)\, S_I Q_I^\top
 

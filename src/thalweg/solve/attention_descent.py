@@ -54,7 +54,7 @@ def attention_gradient(X: Tensor, z: Tensor, y: Tensor, v: Tensor, W: Tensor) ->
 
     Example:
         >>> X, z, v = torch.eye(2)[None], torch.tensor([[1.0, 0.0]]), torch.tensor([1.0, 0.0])
-        >>> attention_gradient(X, z, torch.ones(1), v, torch.zeros(2, 2)).round(decimals=4)
+        >>> attention_gradient(X, z, torch.ones(1), v, torch.zeros(2, 2)).round(decimals=4) + 0.0
         tensor([[-0.0944,  0.0000],
                 [ 0.0944,  0.0000]])
     """

@@ -145,6 +145,7 @@ def online_predictions(weights_of: Callable[[Tensor, Tensor], Tensor], X: Tensor
         ``(..., B, n)``; the first one is 0, for nothing is known then.
 
     Example:
+        >>> from thalweg.solve import iterative_newton_lstsq
         >>> X, y = torch.ones(1, 3, 1), torch.tensor([[2.0, 2.0, 2.0]])
         >>> online_predictions(lambda X, y: iterative_newton_lstsq(X, y, 3), X, y)
         tensor([[0., 2., 2.]])

@@ -81,6 +81,8 @@ class WrappedOptimizer(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As the base loads it; groups saved without the wrapper keep the wrapper's hyper-parameters."""
+        for prepare in self._optimizer_load_state_dict_pre_hooks.values():
+            state_dict = prepare(self, state_dict) or state_dict
         kept = [{key: group[key] for key in self._own} for group in self.param_groups]
         self._join()
         self.base.load_state_dict(state_dict)
@@ -88,6 +90,8 @@ class WrappedOptimizer(torch.optim.Optimizer):
             for key, value in own.items():
                 group.setdefault(key, value)
         self.param_groups, self.state = self.base.param_groups, self.base.state
+        for finish in self._optimizer_load_state_dict_post_hooks.values():
+            finish(self)
 
     def _step_base(self) -> None:
         self._join()
