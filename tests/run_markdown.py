@@ -120,11 +120,11 @@ def run_shell(block: Block) -> str:
 
 
 def only_thalweg(block: Block) -> bool:
-    """Whether this is a console block with no other program than ``thalweg`` and nothing that a shell would have to do."""
+    """Whether this is a block with no other program than ``thalweg`` and nothing that a shell would have to do."""
     found = [shlex.split(line) for line in commands(block).splitlines()]
     words = [word for line in found for word in line]
     plain = not any(word in ("|", "&&", ";", "&") or word[:1] in "<>" or "$" in word or "*" in word for word in words)
-    return block.language == "console" and plain and all(line[:1] == ["thalweg"] for line in found)
+    return plain and all(line[:1] == ["thalweg"] for line in found)
 
 
 def run_thalweg(block: Block) -> str:
