@@ -23,12 +23,12 @@ from thalweg.optim.program_search import Program, SearchResult, ShortTraining, m
 from thalweg.optim.program_search.training import cosine
 
 RULE = """\
-Proxy task: a 64-32-10 network on scikit-learn's digits, 150 steps of 64, score minus the validation loss on one fixed start and
-order. All arms start from AdamW as a program, with its best learning rate of four, and train 250 programs in each of 3 searches:
-regularized evolution (population 50, tournament 10; the paper's tournament of 2 is too weak for so few), random chains of 1 to 20
+Proxy task: a 64-32-10 network on scikit-learn's digits, 100 steps of 64, score minus the validation loss on one fixed start and
+order. All arms start from AdamW as a program, with its best learning rate of four, and train 150 programs in each of 3 searches:
+regularized evolution (population 30, tournament 6; the paper's tournament of 2 is too weak for so few), random chains of 1 to 20
 mutations without selection, and random settings of AdamW (learning rate, both decay rates, weight decay, epsilon).
 Each arm's best 5 are scored anew on the validation part over 5 fresh starts; the best of them counts, by its loss on test images
-over 5 more. Then a funnel: the best 3 of evolution and of AdamW's settings train a 784-64-10 network on MNIST digits for 400 steps,
+over 5 more. Then a funnel: the best 3 of evolution and of AdamW's settings train a 784-64-10 network on MNIST digits for 300 steps,
 each with its own learning-rate factor of 5 (an edge widens the grid); the best on validation images counts, by its accuracy on test
 images over 3 fresh starts.
 1. Evolution's test loss is below that of AdamW's settings, and below that of random chains, in each search.
@@ -72,7 +72,7 @@ class Plan:
 
 PLANS = {
     "smoke": Plan(12, 4, 2, 10, 1, 2, 1, 5, 1, (-0.5, 0.0)),
-    "cpu": Plan(250, 50, 10, 150, 5, 5, 3, 400, 3, (-1.0, -0.5, 0.0, 0.5, 1.0)),
+    "cpu": Plan(150, 30, 6, 100, 5, 5, 3, 300, 3, (-1.0, -0.5, 0.0, 0.5, 1.0)),
 }
 
 
