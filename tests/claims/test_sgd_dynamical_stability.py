@@ -13,6 +13,8 @@ def good(seed=0, **changes):
         "orthogonal": 2 / 9,
         "growth at 0.9": 0.1,
         "growth at 1.1": 10.0,
+        "long run at 0.9": 0.1,
+        "long run at 1.1": 10.0,
         "distance from the course": 0.01,
     }
     for arm, lrs, test in (
@@ -55,6 +57,7 @@ def test_a_smaller_start_that_does_as_well_is_named():
     ("changes", "word", "reason"),
     [
         ({"growth at 1.1": 0.9}, "not reproduced at this scale", "computed wrongly"),
+        ({"long run at 0.9": 1.1}, "not reproduced at this scale", "computed wrongly"),
         ({"orthogonal": 0.2}, "not reproduced at this scale", "computed wrongly"),
         ({f"sgd/{claim.SGD_LRS[3]:g}/trace": 2.2 / claim.SGD_LRS[3]}, "not reproduced at this scale", "feel the bound"),
         ({f"gd/{lr:g}/trace": 1.0 for lr in claim.GD_LRS}, "not reproduced at this scale", "feel the bound"),
