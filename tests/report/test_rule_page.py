@@ -25,7 +25,8 @@ def registered():
 def test_the_committed_page_is_what_is_generated():
     page = PAGE.read_text(encoding="utf-8")
     assert rule_page.with_tables(page, ROOT / "results") == page, "run: make pages"
-    assert all(f"\n| `{name}` |" in page for name in list_optimizers())
+    ours = [name for name in list_optimizers() if methods("optim")[name].target.__module__.startswith("thalweg.")]
+    assert [name for name in ours if f"\n| `{name}` |" not in page] == []  # other tests register rules of their own
 
 
 def test_every_rule_says_when_to_use_it_in_one_sentence():
