@@ -18,8 +18,9 @@ from torch.nn import functional as F
 from thalweg.claims.engine.contract import Curve, Measurement, Panel, Report, Role, Scale, Verdict
 from thalweg.claims.engine.digit_classifier import digits
 from thalweg.claims.engine.language_model import Size, best_rate, factor, train
+from thalweg.claims.engine.matrix_arms import adamw
 from thalweg.claims.engine.paired import difference
-from thalweg.optim import AdamW, AuON, HybridAuON, Muon, muon_groups
+from thalweg.optim import AuON, HybridAuON, Muon, muon_groups
 
 RULE = """\
 Digits: a network 784-128-128-128-10, hidden matrices by the rule under test, the rest by AdamW at 2e-3. Language model: 2 blocks of
@@ -177,9 +178,7 @@ def _maker(task: str, arm: str, rates: Rates) -> Callable[[nn.Module], torch.opt
 
     def make(model: nn.Module) -> torch.optim.Optimizer:
         if arm == "AdamW":
-            groups = [{**g, "lr": own if g["rule"] == "muon" else rest} for g in muon_groups(model)]
-            groups = [{key: value for key, value in g.items() if key != "rule"} for g in groups]
-            return AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0)
+            return adamw(model, own, rest, muon_groups)
         if arm == "Muon":
             return Muon(model, lr=own, ns_dtype="float32", **others)
         if arm in HYBRIDS:

@@ -16,14 +16,15 @@ from torch import Tensor, nn
 
 from thalweg.claims.engine.contract import Curve, Measurement, Panel, Report, Role, Scale, Verdict, Word
 from thalweg.claims.engine.language_model import Course, Size, best_rate, decoder, train
+from thalweg.claims.engine.matrix_arms import BETAS, adamw
 from thalweg.nn import MixtureOfExperts, MultiheadLatentAttention
-from thalweg.optim import AdamW, HybridAuON, Muon
+from thalweg.optim import HybridAuON, Muon, muon_groups
 from thalweg.tasks.decoder import WEIGHT_STD, CausalSelfAttention
 
 RULE = """\
-Byte-level language model of real text (2 blocks of width 64, 1024 bytes a step), validation loss, fresh seeds. On another seed AdamW's
-learning rate is chosen, then those of Muon and of the control for hidden matrices, each among 4, with AdamW at its best rate for the
-rest; a best rate at a grid's edge widens the grid.
+Byte-level language model of real text (2 blocks of width 64, 1024 bytes a step), validation loss, fresh seeds. On another seed a
+learning rate for AdamW everywhere is chosen, which all but the hidden matrices then has in every arm; then that of the hidden matrices
+for AdamW, for Muon and for the control, each among 4; a best rate at a grid's edge widens the grid.
 1. Steps. The share of all steps after which Muon's loss is at or below AdamW's last one, on straight lines between evaluations; 1.05
    if it never is. Mean at most 0.65. The paper has about 0.5 of the compute, of which Newton-Schulz takes a large share at this size
    (5 times the width over the bytes in a step); it is shown.
@@ -43,8 +44,11 @@ PANELS = (
 
 ARMS: dict[str, Role] = {"AdamW": "measured", "Muon": "measured", "normalized momentum": "control"}
 GRIDS = {
-    "AdamW": (-3.0, -2.5, -2.0, -1.5), "Muon": (-2.3, -2.0, -1.7, -1.4), "normalized momentum": (-1.5, -1.0, -0.5, 0.0),
-}  # fmt: skip
+    "rest": (-3.0, -2.5, -2.0, -1.5),
+    "AdamW": (-3.0, -2.5, -2.0, -1.5),
+    "Muon": (-2.3, -2.0, -1.7, -1.4),
+    "normalized momentum": (-1.5, -1.0, -0.5, 0.0),
+}
 """First exponents of ten of the learning rates."""
 PLAIN = "multi-head, dense"
 ARCHITECTURES = (PLAIN, "latent, dense", "multi-head, experts", "latent, experts")
@@ -69,7 +73,7 @@ PLANS = {
 
 
 def choose(scale: str, *, report: Report) -> dict[str, float]:
-    """Learning rates: AdamW's, then those of the hidden matrices beside it."""
+    """Learning rates: of all but the hidden matrices, then every arm's of those."""
     plan = PLANS[scale]
     chosen: dict[str, float] = {}
     for place, (arm, grid) in enumerate(GRIDS.items()):
@@ -232,10 +236,10 @@ def _mean(values: list[float]) -> float:
 
 
 def _maker(arm: str, rates: Mapping[str, float]) -> Callable[[nn.Module], torch.optim.Optimizer]:
-    rest, betas = rates["AdamW"], (0.9, 0.95)
-    others: dict[str, Any] = {"rest_lr": rest, "rest_betas": betas}
-    if arm == "AdamW":
-        return lambda model: AdamW(model, lr=rest, betas=betas, weight_decay=0.0)
+    rest = rates["rest"]
+    others: dict[str, Any] = {"rest_lr": rest, "rest_betas": BETAS}
+    if arm in ("rest", "AdamW"):
+        return lambda model: adamw(model, rates[arm], rest, muon_groups)
     if arm == "Muon":
         return lambda model: Muon(model, lr=rates[arm], ns_dtype="float32", **others)
     return lambda model: HybridAuON(model, lr=rates[arm], ns_steps=0, gamma=0.0, **others)

@@ -77,9 +77,12 @@ Arms = Mapping[str, Arm]
 Chosen = Mapping[str, Mapping[str, float]]
 
 
-def adamw(model: Any, rate: float, rest: float) -> AdamW:
-    """AdamW for everything, without decay: hidden matrices at ``rate``, all else at ``rest``."""
-    groups = [{**group, "lr": rate if group["rule"] == "subspace" else rest} for group in subspace_groups(model)]
+def adamw(model: Any, rate: float, rest: float, groups_of: Callable[[Any], Any] = subspace_groups) -> AdamW:
+    """AdamW for everything, without decay: hidden matrices at ``rate``, all else at ``rest``.
+
+    ``groups_of`` says which are hidden: those whose group has another ``"rule"`` than ``"adamw"``.
+    """
+    groups = [{**group, "lr": rest if group["rule"] == "adamw" else rate} for group in groups_of(model)]
     groups = [{key: value for key, value in group.items() if key != "rule"} for group in groups]
     return AdamW(groups, betas=BETAS, weight_decay=0.0)
 
