@@ -1,6 +1,9 @@
 """Measures of a model. They change nothing: not its parameters, gradients or buffers, nor its training mode."""
 
 from thalweg.probe.attention_step import AttentionStep, read_off_preconditioner
+from thalweg.probe.effective_rank import effective_rank
+from thalweg.probe.empirical_ntk import empirical_ntk
+from thalweg.probe.error_tail import log_gamma_cdf, log_quadratic_cdf
 from thalweg.probe.fine_tuned import fine_tuned
 from thalweg.probe.gauss_newton import gauss_newton_eigenvalues
 from thalweg.probe.hessian_spectrum import (
@@ -9,7 +12,19 @@ from thalweg.probe.hessian_spectrum import (
     hessian_eigenvalues,
     spectral_density,
 )
+from thalweg.probe.inductive_bias import (
+    HypothesisPosterior,
+    InductiveBias,
+    kernel_hypothesis_posterior,
+    kernel_inductive_bias,
+    network_test_errors,
+    rbf_kernel,
+    required_inductive_bias,
+    sample_test_errors,
+)
 from thalweg.probe.jacobian_spectrum import jacobian_singular_values
+from thalweg.probe.kernel_alignment import kernel_alignment, representation_alignment, sign_similarity
+from thalweg.probe.laziness import Laziness, LazinessTracker
 from thalweg.probe.linear_path import barrier, linear_path
 from thalweg.probe.lion_k import constraint_violation, kkt_residual, lyapunov
 from thalweg.probe.m_coherence import Coherence, GradientCoherence, gradient_coherence
@@ -29,6 +44,10 @@ __all__ = [
     "AttentionStep",
     "Coherence",
     "GradientCoherence",
+    "HypothesisPosterior",
+    "InductiveBias",
+    "Laziness",
+    "LazinessTracker",
     "Opposition",
     "OrderSensitivity",
     "Stability",
@@ -36,6 +55,8 @@ __all__ = [
     "barrier",
     "constraint_violation",
     "count_outliers",
+    "effective_rank",
+    "empirical_ntk",
     "expected_loss_course",
     "find_opposing_groups",
     "fine_tuned",
@@ -44,18 +65,29 @@ __all__ = [
     "gradient_coherence",
     "hessian_eigenvalues",
     "jacobian_singular_values",
+    "kernel_alignment",
+    "kernel_hypothesis_posterior",
+    "kernel_inductive_bias",
     "kkt_residual",
     "label_agreement",
     "linear_path",
+    "log_gamma_cdf",
+    "log_quadratic_cdf",
     "lyapunov",
     "max_stable_lr",
     "mode_strengths",
+    "network_test_errors",
     "opposition",
     "order_sensitivity",
     "overlap_cosine",
+    "rbf_kernel",
     "read_off_preconditioner",
+    "representation_alignment",
+    "required_inductive_bias",
+    "sample_test_errors",
     "sgd_bound",
     "sgd_stability",
+    "sign_similarity",
     "spectral_density",
     "token_overlap",
     "weight_sparsity",
