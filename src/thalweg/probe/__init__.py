@@ -6,6 +6,7 @@ from thalweg.probe.empirical_ntk import empirical_ntk
 from thalweg.probe.error_tail import log_gamma_cdf, log_quadratic_cdf
 from thalweg.probe.fine_tuned import fine_tuned
 from thalweg.probe.gauss_newton import gauss_newton_eigenvalues
+from thalweg.probe.grokking_times import GrokkingTimes, grokking_times
 from thalweg.probe.hessian_spectrum import (
     count_outliers,
     full_hessian,
@@ -44,6 +45,7 @@ __all__ = [
     "AttentionStep",
     "Coherence",
     "GradientCoherence",
+    "GrokkingTimes",
     "HypothesisPosterior",
     "InductiveBias",
     "Laziness",
@@ -63,6 +65,7 @@ __all__ = [
     "full_hessian",
     "gauss_newton_eigenvalues",
     "gradient_coherence",
+    "grokking_times",
     "hessian_eigenvalues",
     "jacobian_singular_values",
     "kernel_alignment",

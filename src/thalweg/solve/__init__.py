@@ -2,6 +2,7 @@
 
 from thalweg.solve.attention_descent import AttentionPath, attention_gradient, normalized_attention_descent
 from thalweg.solve.attention_svm import AttentionSVM, attention_svm, locally_optimal
+from thalweg.solve.frozen_head_gd import FrozenHeadPath, first_step_direction, frozen_head_gd
 from thalweg.solve.iterative_newton import (
     gd_lstsq,
     iterative_newton_lstsq,
@@ -27,6 +28,7 @@ __all__ = [
     "AttentionPath",
     "AttentionSVM",
     "Factors",
+    "FrozenHeadPath",
     "History",
     "LinearResult",
     "MatrixSensing",
@@ -37,6 +39,8 @@ __all__ = [
     "batch_perceptron",
     "condition_number",
     "factored_gd",
+    "first_step_direction",
+    "frozen_head_gd",
     "gd_lstsq",
     "gd_path_solution",
     "iteration_bound",
