@@ -22,7 +22,7 @@ def correction(
     return {"factor": (1 - betas[1] ** count) ** 0.5 / (1 - betas[0] ** count)}
 
 
-@elementwise(prepare=correction)
+@elementwise(prepare=correction, multiplies=True)
 def bias_corrected(
     update: Tensor,
     param: Tensor,

@@ -45,14 +45,31 @@ class GradientProjector(Protocol):
         """``x`` in the subspace."""
 
     def up(self, low: Tensor, kept: Kept, like: Tensor) -> Tensor:
-        """Back to the full space, of ``like``'s shape."""
+        """Back to the full space, a new tensor of ``like``'s shape that lies in memory as it does."""
+
+    def without(self, x: Tensor, low: Tensor, kept: Kept) -> Tensor:
+        """``x - up(low)`` as a new tensor; for ``low = down(x)`` what of ``x`` lies outside the subspace."""
+
+    def add(self, total: Tensor, low: Tensor, kept: Kept) -> Tensor:
+        """``total + up(low)``; ``total`` is changed."""
 
     def carry(self, low: Tensor, old: Kept, new: Kept, squares: bool) -> Tensor:
         """What lies in an old subspace, seen in a new one; ``squares``: numbers are variances and not coordinates."""
 
 
+class _Products:
+    """What projectors have in common whose way back is a product."""
+
+    def without(self: GradientProjector, x: Tensor, low: Tensor, kept: Kept) -> Tensor:
+        inside = self.up(low, kept, x)
+        return torch.sub(x, inside, out=inside)
+
+    def add(self: GradientProjector, total: Tensor, low: Tensor, kept: Kept) -> Tensor:
+        return total.add_(self.up(low, kept, total))
+
+
 @dataclass(frozen=True)
-class DenseProjector:
+class DenseProjector(_Products):
     """Orthonormal columns B ``(N, r)``, by singular value decomposition or random: ``low = X B``."""
 
     random: bool = False
@@ -79,14 +96,14 @@ class DenseProjector:
         return x @ kept["basis"]
 
     def up(self, low: Tensor, kept: Kept, like: Tensor) -> Tensor:
-        return low @ kept["basis"].mT
+        return product_like(low, kept["basis"].mT, like)
 
     def carry(self, low: Tensor, old: Kept, new: Kept, squares: bool) -> Tensor:
         return low @ _rotation(old["basis"], new["basis"], squares)
 
 
 @dataclass(frozen=True)
-class TwoSidedProjector:
+class TwoSidedProjector(_Products):
     """Singular vectors of both sides, A ``(M, r)`` and B ``(N, r)``: ``low = A^T X B`` is r x r."""
 
     names: tuple[str, ...] = ("basis", "left_basis")
@@ -109,7 +126,7 @@ class TwoSidedProjector:
         return kept["left_basis"].mT @ (x @ kept["basis"])
 
     def up(self, low: Tensor, kept: Kept, like: Tensor) -> Tensor:
-        return kept["left_basis"] @ low @ kept["basis"].mT
+        return product_like(kept["left_basis"] @ low, kept["basis"].mT, like)
 
     def carry(self, low: Tensor, old: Kept, new: Kept, squares: bool) -> Tensor:
         left, right = (_rotation(old[name], new[name], squares) for name in ("left_basis", "basis"))
@@ -144,21 +161,31 @@ class ColumnProjector:
         else:
             spread = self._spread(x)
             chosen = top_columns(spread, old.shape[-1], norm)
-        low = spread.gather(-1, chosen[:, None, :].expand(-1, x.shape[1], -1))
+        low = _picked(spread, chosen)
         return {"columns": chosen.to(torch.int32)}, low
 
     def down(self, x: Tensor, kept: Kept) -> Tensor:
         chosen = kept["columns"].long()
         if self.transform is None:
-            return x.gather(-1, chosen[:, None, :].expand(-1, x.shape[1], -1))
+            return _picked(x, chosen)
         return x @ self._basis(x).mT[chosen].mT
 
     def up(self, low: Tensor, kept: Kept, like: Tensor) -> Tensor:
         chosen = kept["columns"].long()
         if self.transform is None:
-            place = chosen[:, None, :].expand_as(low)
-            return torch.zeros_like(like).scatter(-1, place, low)
-        return low @ self._basis(like).mT[chosen]
+            return _put(torch.zeros_like(like), chosen, low)
+        return product_like(low, self._basis(like).mT[chosen], like)
+
+    def without(self, x: Tensor, low: Tensor, kept: Kept) -> Tensor:
+        if self.transform is None:
+            return _put(x.clone(), kept["columns"].long(), torch.zeros_like(low))
+        return x - self.up(low, kept, x)
+
+    def add(self, total: Tensor, low: Tensor, kept: Kept) -> Tensor:
+        if self.transform is None:
+            chosen = kept["columns"].long()
+            return _put(total, chosen, _picked(total, chosen) + low)
+        return total.add_(self.up(low, kept, total))
 
     def carry(self, low: Tensor, old: Kept, new: Kept, squares: bool) -> Tensor:
         """Columns that are in both are carried over as they are; the others start from 0."""
@@ -213,6 +240,12 @@ class BlockProjector:
     def up(self, low: Tensor, kept: Kept, like: Tensor) -> Tensor:
         return low if kept["active"].shape[-1] else torch.zeros_like(like)
 
+    def without(self, x: Tensor, low: Tensor, kept: Kept) -> Tensor:
+        return torch.zeros_like(x) if kept["active"].shape[-1] else x.clone()
+
+    def add(self, total: Tensor, low: Tensor, kept: Kept) -> Tensor:
+        return total.add_(low) if kept["active"].shape[-1] else total
+
     def carry(self, low: Tensor, old: Kept, new: Kept, squares: bool) -> Tensor:
         return low
 
@@ -228,6 +261,27 @@ PROJECTORS: dict[str, Callable[[], GradientProjector]] = {
     "blocks": BlockProjector,
 }
 """Bases by name."""
+
+
+def product_like(a: Tensor, b: Tensor, like: Tensor) -> Tensor:
+    """``a @ b`` in rows or columns, as ``like`` lies in memory: what follows then runs over all in one order."""
+    if like.stride(-2) < like.stride(-1):
+        return (b.mT @ a.mT).mT
+    return a @ b
+
+
+def _picked(x: Tensor, columns: Tensor) -> Tensor:
+    """Columns of each matrix, by number."""
+    if len(x) == 1:
+        return x.index_select(-1, columns[0])
+    return x.gather(-1, columns[:, None, :].expand(-1, x.shape[1], -1))
+
+
+def _put(x: Tensor, columns: Tensor, values: Tensor) -> Tensor:
+    """Columns of each matrix replaced, by number, in place."""
+    if len(x) == 1:
+        return x.index_copy_(-1, columns[0], values)
+    return x.scatter_(-1, columns[:, None, :].expand_as(values), values)
 
 
 def _left_factors(x: Tensor, right: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ def subspace(
             columns of the gradient itself, at random. The last four keep whole numbers only; fixed bases, one a width, are shared
             beside the state.
         residual: "drop"; "sign" its sign, times ``scale * residual_scale``; "sgd" itself, likewise; "scaled" by the ratio
-            :math:`\|N\| / \|R\|` (:func:`thalweg.optim.subspace_residual.scaled_residual`), with its growth limited;
+            :math:`\|N\| / \|R\|` (:func:`thalweg.optim.subspace_residual.stretch`), with its growth limited;
             "error_feedback" added to the next gradient, which takes a full-size tensor of state.
         on_switch: what becomes of the rule's state when the subspace changes: "keep" as it is; "reset" to zero, and its step count
             too; "rotate" into the new basis (:math:`M P_{old}^\top P_{new}`, variances with the squared entries).

@@ -1,59 +1,100 @@
-"""What becomes of the part of a gradient outside the subspace: Fira's scaling and its growth limiter (arXiv:2410.01623)."""
+"""What becomes of the part of a gradient outside the subspace: Fira's scaling and its growth limiter (arXiv:2410.01623).
+
+Neither needs that part itself, which is as large as the matrix and costs a product: its norm follows from that of the gradient, and
+its multiple from those of the gradient and of the projected gradient.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+CANCELLED = 1e-3
+"""Share of a squared norm below which a difference of squares is worked out from the residual itself: float32 has lost three digits
+by then."""
 
-def scaled_residual(residual: Tensor, low: Tensor, direction: Tensor, per_row: bool) -> Tensor:
-    r"""The residual, stretched as the rule stretched the projected gradient.
 
-    .. math:: S_i \leftarrow \frac{\|N_i\|}{\|R_i\|} S_i \quad \text{for every row, or for the whole matrix}
+def stretch(low: Tensor, direction: Tensor, per_row: bool) -> Tensor:
+    r"""How much the rule stretched the projected gradient, by which the residual is to be stretched too.
+
+    .. math:: c_i = \frac{\|N_i\|}{\|R_i\|} \quad \text{for every row, or for the whole matrix}
 
     Args:
-        residual: S ``(batch, M, N)``.
         low: the projected gradient R ``(batch, M, r)``.
         direction: what the rule made of it, N.
         per_row: a ratio for every row, else one for the matrix.
 
     Returns:
-        Tensor like ``residual``; rows that the subspace doesn't see become 0.
+        Tensor ``(batch, M or 1, 1)``; 0 for rows that the subspace doesn't see.
     """
     dims = -1 if per_row else (-2, -1)
     after = torch.linalg.vector_norm(direction, dim=dims, keepdim=True)
     before = torch.linalg.vector_norm(low, dim=dims, keepdim=True)
-    return residual * (after / before.clamp(min=1e-8))
+    return after / before.clamp(min=1e-8)
 
 
-def limit_growth(update: Tensor, previous: Tensor, limit: float | None) -> tuple[Tensor, Tensor]:
-    r"""Shrink an update whose norm has grown by more than the factor ``limit`` since the last step.
+def residual_norm(x: Tensor, low: Tensor, ratio: Tensor, share: float, residual: Callable[[], Tensor]) -> Tensor:
+    r"""Norm of the stretched residual :math:`F_i = c_i (G_i - a R_i P^\top)`, without working F out where that is accurate enough.
+
+    .. math:: \|F\|^2 = \sum_i c_i^2 \left(\|G_i\|^2 - (2a - a^2) \|R_i\|^2\right)
+
+    since P has orthonormal columns. Where these cancel (:data:`CANCELLED`) it is the norm of ``ratio * residual()`` instead.
+
+    Args:
+        x: gradients G ``(batch, M, N)``.
+        low: projected gradients R.
+        ratio: c ``(batch, M or 1, 1)``.
+        share: a; 1 for the residual proper.
+        residual: works :math:`G - a R P^\top` out.
+
+    Returns:
+        Tensor ``(batch, 1)``.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([[[3.0, 4.0]]])
+        >>> residual_norm(x, x[..., :1], torch.ones(1, 1, 1), 1.0, lambda: x - x)
+        tensor([[4.]])
+    """
+    dims = -1 if ratio.shape[-2] > 1 else (-2, -1)
+    whole, inside = (torch.linalg.vector_norm(t, dim=dims, keepdim=True).to(torch.float64) for t in (x, low))
+    squares = ratio.to(torch.float64).square()
+    total = (squares * whole.square()).sum((-2, -1))
+    outside = (squares * (whole.square() - (2 * share - share**2) * inside.square())).sum((-2, -1))
+    if bool((outside < CANCELLED * total).any()):
+        return torch.linalg.vector_norm(residual() * ratio, dim=(-2, -1))[:, None]
+    return outside.sqrt()[:, None].to(x.dtype)
+
+
+def limit_growth(norm: Tensor, previous: Tensor, limit: float | None) -> tuple[Tensor, Tensor]:
+    r"""By what to divide an update whose norm has grown by more than the factor ``limit`` since the last step.
 
     .. math:: F \leftarrow \frac{F}{L}, \qquad L = \frac{\max(\|F\| / n_{prev},\, \gamma)}{\gamma}
 
     so norms fall as they like and rise by :math:`\gamma` a step. A previous norm of 0 limits nothing: it would for ever.
 
     Args:
-        update: F ``(batch, M, N)``.
-        previous: norms of the last limited updates ``(batch, 1)``, 0 at the start.
+        norm: of the updates, ``(batch, 1)``.
+        previous: norms of the last limited updates, likewise; 0 at the start.
         limit: gamma, at least 1; None: no limit.
 
     Returns:
-        The limited update, and its norms ``(batch, 1)``.
+        L, and the norms of the limited updates, both ``(batch, 1)``.
 
     Example:
         >>> import torch
         >>> norm = torch.zeros(1, 1)
         >>> for size in (1.0, 10.0, 10.0):
-        ...     _, norm = limit_growth(torch.full((1, 1, 1), size), norm, 1.01)
+        ...     _, norm = limit_growth(torch.full((1, 1), size), norm, 1.01)
         ...     print(round(norm.item(), 4))
         1.0
         1.01
         1.0201
     """
-    norm = torch.linalg.vector_norm(update, dim=(-2, -1))[:, None]
     if limit is None:
-        return update, norm
+        return torch.ones_like(norm), norm
     growth = torch.where(previous > 0, norm / previous.clamp(min=1e-8), 0)
     excess = growth.clamp(min=limit) / limit
-    return update / excess[:, :, None], norm / excess
+    return excess, norm / excess

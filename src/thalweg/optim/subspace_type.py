@@ -17,7 +17,7 @@ from thalweg.optim.engine.transform import TransformType
 from thalweg.optim.gradient_projector import PROJECTORS, GradientProjector
 from thalweg.optim.matrix_sides import oriented, oriented_back, oriented_shape
 from thalweg.optim.sign import sign
-from thalweg.optim.subspace_residual import limit_growth, scaled_residual
+from thalweg.optim.subspace_residual import limit_growth, residual_norm, stretch
 from thalweg.optim.subspace_rule import check_rule, run_rule
 
 SQUARES = frozenset({"exp_avg_sq", "exp_avg_var", "max_exp_avg_var", "sum", "hessian"})
@@ -62,7 +62,7 @@ class SubspaceType(TransformType):
         parameters = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=v) for name, v in hypers.items()]
         step = inspect.Parameter("step", inspect.Parameter.KEYWORD_ONLY)
         update.__signature__ = inspect.Signature([step, *parameters])  # type: ignore[attr-defined]
-        super().__init__(update, "matrix", self._state(), check=self._check_inner)
+        super().__init__(update, "matrix", self._state(), check=self._check_inner, alone=True)
 
     def __reduce__(self) -> Any:
         plan = self.plan
@@ -142,32 +142,32 @@ class SubspaceType(TransformType):
             low = self.projector.down(x, kept)
         count = (step - 1) % every + 1 if plan.on_switch == "reset" else step
         direction = run_rule(plan.rule, low, inner, count, hypers)
-        update = hypers["scale"] * self.projector.up(direction, kept, x)
-        rest = self._residual(x, low, direction, kept, state, hypers)
-        if rest is not None:
-            update = update + rest
+        update = self._back(x, low, direction, kept, state, hypers)
         state.update(kept)
         state.update(inner)
         return oriented_back(update, stack.shape, plan.side)
 
-    def _residual(
+    def _back(
         self, x: Tensor, low: Tensor, direction: Tensor, kept: dict[str, Tensor], state: dict[str, Tensor], hypers: Any
-    ) -> Tensor | None:
-        """The part of the update that comes from outside the subspace; None: none."""
-        kind = self.plan.residual
-        if kind == "drop":
-            return None
-        inside = self.projector.up(low, kept, x)
+    ) -> Tensor:
+        """The update: what the rule has made, in the full space, and what comes from outside the subspace."""
+        kind, projector, scale = self.plan.residual, self.projector, hypers["scale"]
         if kind == "error_feedback":
-            state["error"] = oriented_back(x - inside, state["error"].shape, self.plan.side)
-            return None
+            state["error"] = oriented_back(projector.without(x, low, kept), state["error"].shape, self.plan.side)
+        if kind in ("drop", "error_feedback"):
+            return projector.up(scale * direction, kept, x)
         if kind == "scaled":
-            outside = x - (hypers["scale"] * inside if hypers["reference_residual"] else inside)
-            scaled = scaled_residual(outside, low, direction, hypers["scaling"] == "column")
-            update, state["residual_norm"] = limit_growth(scaled, state["residual_norm"], hypers["norm_growth_limit"])
-            return update
-        factor = hypers["scale"] * hypers["residual_scale"]
-        return factor * (sign(x - inside) if kind == "sign" else x - inside)
+            share = scale if hypers["reference_residual"] else 1.0
+            ratio = stretch(low, direction, hypers["scaling"] == "column")
+            norm = residual_norm(x, low, ratio, share, lambda: projector.without(x, share * low, kept))
+            excess, state["residual_norm"] = limit_growth(norm, state["residual_norm"], hypers["norm_growth_limit"])
+            ratio = ratio / excess[:, :, None]
+            return projector.up(scale * direction - share * ratio * low, kept, x).addcmul_(x, ratio)
+        factor = scale * hypers["residual_scale"]
+        if kind == "sgd":
+            return projector.add(factor * x, scale * direction - factor * low, kept)
+        outside = projector.without(x, low, kept)
+        return projector.add(sign(outside).mul_(factor), scale * direction, kept)
 
     def _switched(self, inner: dict[str, Tensor], old: dict[str, Tensor], new: dict[str, Tensor]) -> dict[str, Tensor]:
         """The rule's state for a new subspace."""

@@ -15,11 +15,16 @@ from thalweg.optim.engine.transform import Transform
 MAX_STACK = 1 << 25
 """Elements in one stack: larger ones gain nothing and cost memory."""
 
+CACHED = 1 << 18
+"""Elements in one stack, on a CPU, of transforms that want large matrices alone: it stays in the cache between operators."""
+
 Shape = tuple[int, int, int]
 State = dict[str, Tensor]
 StackFunction = Callable[[Tensor, State], tuple[Tensor, Tensor | None]]
 """Takes matrices (batch, m, n) and their state, each tensor (batch, ...); assigns new state, and returns the new matrices with
 numbers (batch, m or 1, 1) that rows are yet to be multiplied by, or None."""
+Sink = Callable[[int, slice, Tensor], None]
+"""Takes the new matrices of an update: its index, which of its matrices they are, and themselves, scaled."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,12 @@ def state_layout(
 
 
 def map_stacks(
-    function: StackFunction, updates: Sequence[Tensor], shapes: Sequence[Shape], states: Sequence[State] | None = None
+    function: StackFunction,
+    updates: Sequence[Tensor],
+    shapes: Sequence[Shape],
+    states: Sequence[State] | None = None,
+    most: int | None = None,
+    sink: Sink | None = None,
 ) -> tuple[list[Tensor], list[Tensor | None]]:
     """``function`` on stacks ``(batch, m, n)`` of all updates of one matrix shape; results in the updates' own shapes and order, and
     for each its rows' scale ``(batch * m,)``, if there is one.
@@ -116,6 +126,8 @@ def map_stacks(
         updates: a list of the caller's is emptied on the way, so that old and new updates don't all lie in memory at once.
         shapes: the updates' shapes as (batch, m, n).
         states: for each update, tensors ``(batch, ...)`` that go with it; what ``function`` assigns is written into them.
+        most: elements in one stack (default :data:`MAX_STACK`).
+        sink: takes every result as soon as there is one; then those returned mean nothing.
     """
     result = list(updates)  # those without elements stay as they are
     scales: list[Tensor | None] = [None] * len(result)
@@ -123,11 +135,14 @@ def map_stacks(
         updates.clear()
     kept: Sequence[State] = [{}] * len(result) if states is None else states
     finished: dict[int, list[tuple[Tensor, Tensor | None]]] = {}
-    for stack in _stacks(shapes, kept):
+    for stack in _stacks(shapes, kept, most or MAX_STACK):
         old = {name: _together([kept[i][name][cut] for i, cut in stack]) for name in kept[stack[0][0]]}
         new = dict(old)
         done, scale = function(_together([result[i].reshape(shapes[i])[cut] for i, cut in stack]), new)
         for (i, cut), part, own in _parts(stack, done, scale):
+            if sink is not None:
+                sink(i, cut, part if own is None else part * own.view(*part.shape[:2], 1))
+                continue
             finished.setdefault(i, []).append((part, own))
             if cut.stop == shapes[i][0]:
                 parts = finished.pop(i)
@@ -158,17 +173,17 @@ def _together(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _stacks(shapes: Sequence[Shape], states: Sequence[State]) -> list[list[tuple[int, slice]]]:
+def _stacks(shapes: Sequence[Shape], states: Sequence[State], limit: int) -> list[list[tuple[int, slice]]]:
     """Matrices grouped by (m, n) and the shapes of their state: the update's index and which of its matrices.
 
-    A group is cut where it would grow over :data:`MAX_STACK` elements, within an update too.
+    A group is cut where it would grow over ``limit`` elements, within an update too.
     """
     groups: dict[Any, list[list[tuple[int, slice]]]] = {}
     room: dict[Any, int] = {}
     for i, (batch, m, n) in enumerate(shapes):
         if m * n == 0:
             continue
-        most = max(1, MAX_STACK // (m * n))
+        most = max(1, limit // (m * n))
         key = m, n, *((name, t.shape[1:], t.dtype) for name, t in states[i].items())
         own = groups.setdefault(key, [])
         first = 0

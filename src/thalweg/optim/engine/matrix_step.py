@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from thalweg.optim.engine.buckets import Bucket
-from thalweg.optim.engine.matrices import State, View, map_stacks
-from thalweg.optim.engine.passes import BoundTransform, compute_dtype
+from thalweg.optim.engine.matrices import CACHED, MAX_STACK, Sink, State, View, map_stacks
+from thalweg.optim.engine.passes import BoundTransform, Pass, compute_dtype
 from thalweg.optim.engine.sharding import local
 
 SMALL = 32_768
@@ -17,9 +17,17 @@ SMALL = 32_768
 
 
 def map_matrices(
-    transforms: Sequence[BoundTransform], view: View, bucket: Bucket, updates: list[Tensor]
+    transforms: Sequence[BoundTransform],
+    view: View,
+    bucket: Bucket,
+    updates: list[Tensor],
+    sink: Sink | None = None,
 ) -> tuple[list[Tensor], list[Tensor | None]]:
     """What matrix transforms, one after the other, make of the bucket's updates (the list is emptied); their state changes in place.
+
+    Args:
+        transforms, view, bucket, updates: as they are in the step.
+        sink: see :func:`written_at_once`.
 
     Returns:
         For each parameter, local if it is sharded: the new update, and numbers that it is yet to be multiplied by, or None.
@@ -38,7 +46,9 @@ def map_matrices(
     states: list[State] = [{key: own[key] for key in keys} for own in bucket.states]
     if bucket.sharding is None:
         stacks = [{key: view.as_stack(local(t)) for key, t in state.items()} for state in states]
-        new, scales = map_stacks(function, updates, shapes, stacks)
+        new, scales = map_stacks(function, updates, shapes, stacks, _largest_stack(transforms, bucket), sink)
+        if sink is not None:
+            return [], []
     else:
         wholes = [tuple(p.shape) for p in bucket.params]
         new, scales = bucket.sharding.map_matrices(function, updates, wholes, shapes, states, view)
@@ -49,6 +59,37 @@ def map_matrices(
         if new[i].numel() < SMALL:
             new[i], scales[i] = new[i] * scale, None
     return new, scales
+
+
+def _largest_stack(transforms: Sequence[BoundTransform], bucket: Bucket) -> int:
+    """Elements; on other devices it costs more to start many small operators than to copy."""
+    alone = all(transform.type.alone for transform in transforms)
+    return CACHED if alone and bucket.params[0].device.type == "cpu" else MAX_STACK
+
+
+def written_at_once(
+    transforms: Sequence[BoundTransform], last: Pass, view: View, bucket: Bucket, values: Sequence[float]
+) -> Sink | None:
+    """A sink that takes the step with each matrix while it is in the cache, where the pass ``last`` after the matrix transforms only
+    subtracts a multiple of it; None elsewhere.
+    """
+    params = bucket.params
+    plain = all(p.is_contiguous() and compute_dtype(p.dtype) is p.dtype for p in params)
+    if bucket.sharding is not None or not plain or not all(transform.type.alone for transform in transforms):
+        return None
+    multiple = last.multiple(values)
+    if multiple is None:
+        return None
+    kept, stretch = multiple
+    matrices = [p.view(view.shape(p.shape)) for p in params]
+
+    def sink(i: int, cut: slice, update: Tensor) -> None:
+        weights = matrices[i][cut]
+        if kept != 1:
+            weights.mul_(kept)
+        weights.sub_(update, alpha=stretch)
+
+    return sink
 
 
 def _apply(

@@ -14,7 +14,7 @@ from thalweg.optim.engine.buckets import Bucket, plain
 from thalweg.optim.engine.compiling import Compiler, Program
 from thalweg.optim.engine.gradient_norm import gradient_norm
 from thalweg.optim.engine.matrices import View, state_layout
-from thalweg.optim.engine.matrix_step import map_matrices
+from thalweg.optim.engine.matrix_step import map_matrices, written_at_once
 from thalweg.optim.engine.passes import (
     GRADIENT,
     SCALE,
@@ -319,7 +319,11 @@ class ChainedOptimizer(torch.optim.Optimizer):
                 sums = new_sums
             else:
                 view = View.of(group, part[0].type.vectors)
-                updates, scales = map_matrices(part, view, bucket, updates)
+                after = program[place + 1]
+                sink = written_at_once(part, after, view, bucket, values) if isinstance(after, Pass) else None
+                updates, scales = map_matrices(part, view, bucket, updates, sink)
+                if sink is not None:
+                    return
 
     def _last_pass(self, group: dict[str, Any], chain: Chain) -> Pass:
         decays = "weight_decay" not in chain.hypers and float(group["weight_decay"]) != 0.0

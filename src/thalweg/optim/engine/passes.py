@@ -108,6 +108,16 @@ class Pass:
         """Whether the pass takes nothing from a pass before it on other processes, and hands nothing on."""
         return self.leave == "apply" and self.enter != "sums"
 
+    def multiple(self, values: Sequence[float]) -> tuple[float, float] | None:
+        """``(a, b)`` where the pass does no more than ``param <- a * param - b * update``; None where it does."""
+        if self.leave != "apply" or self.draws or not all(t.type.multiplies for t in self.transforms):
+            return None
+        factor = values[LR]
+        for transform in self.transforms:
+            factor = transform.type.update(factor, None, {}, **transform.keywords(values))
+        keep = 1 - values[LR] * values[WEIGHT_DECAY]
+        return {"none": (1.0, factor), "before": (keep, factor), "after": (keep, keep * factor)}[self.decay]
+
     def __call__(
         self,
         params: Sequence[Tensor],

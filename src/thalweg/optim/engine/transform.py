@@ -57,6 +57,8 @@ class TransformType:
         vectors: bool = False,
         check: Check | None = None,
         last: bool = False,
+        multiplies: bool = False,
+        alone: bool = False,
     ) -> None:
         parameters = inspect.signature(update).parameters.values()
         keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
@@ -65,6 +67,7 @@ class TransformType:
         self.state: tuple[str, ...] = tuple(state)
         self.matrix_state = dict(state) if isinstance(state, Mapping) else {}
         self.input_dtype, self.switch, self.vectors, self.last = input_dtype, switch, vectors, last
+        self.multiplies, self.alone = multiplies, alone
         self._check = check
         self.defaults: dict[str, Any] = {p.name: p.default for p in keywords if p.default is not p.empty}
         self.needs: frozenset[str] = frozenset(p.name for p in keywords if p.default is p.empty)
@@ -269,6 +272,7 @@ def elementwise(
     prepare: Callable[..., dict[str, float]] | None = None,
     check: Check | None = None,
     last: bool = False,
+    multiplies: bool = False,
 ) -> Callable[[Callable[..., Any]], TransformType]:
     """Declare an element-by-element transform ``f(update, param, state, *, ...) -> update``.
 
@@ -280,6 +284,7 @@ def elementwise(
         check: ``check(**hypers)`` raises a :class:`ValueError` for values that ``f`` can't take, when the transform and when a
             parameter group is made, rather than at the first step.
         last: nothing may come after it in a chain.
+        multiplies: all that it does is to multiply the update by one number, which may be a plain float too.
 
     Keyword-only arguments of ``f`` without a default are filled in: the names that ``prepare`` returns; ``lr``; ``gradient_norm``,
     the Euclidean norm of the gradients of all the optimizer's parameters together; and ``normal``, a function without arguments
@@ -298,7 +303,9 @@ def elementwise(
     """
 
     def declare(update: Callable[..., Any]) -> TransformType:
-        return TransformType(update, "elementwise", state, prepare=prepare, check=check, last=last)
+        return TransformType(
+            update, "elementwise", state, prepare=prepare, check=check, last=last, multiplies=multiplies
+        )
 
     return declare
 
@@ -347,6 +354,7 @@ def matrix(
     prepare: Callable[..., dict[str, float]] | None = None,
     input_dtype: Callable[..., Any] | None = None,
     vectors: bool = False,
+    alone: bool = False,
     check: Check | None = None,
 ) -> Callable[[Callable[..., Any]], TransformType]:
     """Declare a transform ``f(stack, *, ...) -> stack`` of matrices ``(batch, m, n)``, m counting outputs.
@@ -364,6 +372,7 @@ def matrix(
         prepare, check: see :func:`elementwise`.
         input_dtype: ``input_dtype(device, dtype, **hypers) -> torch.dtype`` the updates should arrive in; default: as they are.
         vectors: take parameters of fewer than two dimensions too, as one row; else they are refused at construction.
+        alone: a large matrix is better worked on by itself, while it is in the cache, than copied into a stack.
 
     Keyword-only arguments of ``f`` without a default are filled in: the names that ``prepare`` returns, and ``step``, the number of
     the step, from 1.
@@ -385,7 +394,14 @@ def matrix(
 
     def declare(update: Callable[..., Any]) -> TransformType:
         return TransformType(
-            update, "matrix", state or (), prepare=prepare, input_dtype=input_dtype, vectors=vectors, check=check
+            update,
+            "matrix",
+            state or (),
+            prepare=prepare,
+            input_dtype=input_dtype,
+            vectors=vectors,
+            check=check,
+            alone=alone,
         )
 
     return declare
