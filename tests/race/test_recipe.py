@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -5,6 +7,7 @@ from hypothesis import strategies as st
 from thalweg import registry
 from thalweg.race import recipe as recipes
 from thalweg.race.recipe import parse, parse_all
+from thalweg.race.tuning import trial_settings
 
 recipes.load_methods()
 
@@ -118,3 +121,58 @@ def test_methods_of_a_users_file_have_to_name_their_seam():
 
     with pytest.raises(ValueError, match="seam='optim'"):
         registry.method("mine_of_test")(mine)
+
+
+def test_a_range_in_the_text_is_searched_instead_of_the_declared_one():
+    recipe = parse("lion(lr=log(1e-5, 0.1), weight_decay=0.0, betas=(0.9, 0.99))")
+    assert recipe.search_space() == {"lr": ("log", 1e-5, 0.1)}
+    assert recipe.defaults() == {"lr": 1e-4}
+    assert recipe.settings_of(recipe.parts[0], {"lr": 0.02}) == {"lr": 0.02, "weight_decay": 0.0, "betas": (0.9, 0.99)}
+    assert parse(recipe.name) == recipe
+
+
+def test_a_setting_that_no_method_declares_can_be_searched():
+    recipe = parse("sgd(lr=0.1, weight_decay=0.0, momentum=linear(0.5, 0.95), nesterov=choice(True, False))")
+    assert recipe.search_space() == {"momentum": ("linear", 0.5, 0.95), "nesterov": ("choice", True, False)}
+    assert parse(str(recipe)) == recipe
+    drawn = trial_settings(recipe, 8)
+    assert all(0.5 <= settings["momentum"] <= 0.95 for settings in drawn[1:])
+    assert {settings["nesterov"] for settings in drawn} == {True, False}
+
+
+def test_a_label_is_the_name_and_the_text_stays():
+    recipe = parse("my lion 2: lion( lr =1e-3)+orthogonal")
+    assert recipe.name == "my lion 2"
+    assert str(recipe) == "my lion 2: lion(lr=0.001) + orthogonal"
+    assert parse(str(recipe)) == recipe
+    assert parse(str(recipe)).label == "my lion 2"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("adamw(lr=log(0.0, 1.0))", "is no range; give numbers above 0, the lower and the upper bound"),
+        ("adamw(lr=log(1.0, 0.1))", "the lower and the upper bound"),
+        ("adamw(lr=log(0.1))", "the lower and the upper bound"),
+        ("adamw(lr=log(low=0.1, high=1))", "the lower and the upper bound"),
+        ("adamw(lr=linear('a', 1))", "give numbers, the lower and the upper bound"),
+        ("galore(rank=int(2.0, 8.0))", "give whole numbers, the lower and the upper bound"),
+        ("galore(rank=choice(2))", "is no choice; give two or more"),
+        ("adamw(betas=choice((0.9, 0.99), (0.9, 0.95)))", "is no choice"),
+        ("adamw(lr=exp(1, 2))", "is not a plain value"),
+        ("adamw(lr=log(1e-4, 1e999))", "is not a plain value"),
+        ("adamw(rate=log(1e-4, 1.0))", "unknown setting of adamw"),
+        ("adamw(lr=0.1, lr=log(1e-4, 1.0))", "gives a setting twice"),
+        (": adamw", "can't read recipe"),
+        ("a: b: adamw", "can't read recipe"),
+    ],
+)
+def test_bad_ranges_and_labels_say_what_to_do(text, says):
+    with pytest.raises(ValueError, match=re.escape(says)) as caught:
+        parse(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_label_races_once():
+    with pytest.raises(ValueError, match="'a' is given twice"):
+        parse_all(["a: adamw", "a: lion"])

@@ -13,13 +13,22 @@ Strategy = Literal["auto", "ddp", "fsdp"]
 
 @dataclass(frozen=True)
 class Job:
-    """One training run: who runs it with which settings on which seed."""
+    """One training run: who runs it with which settings on which seed.
+
+    Args:
+        recipe: the recipe's name.
+        phase, index: which of the race's runs it is.
+        seed: its seed.
+        settings: values of what is tuned.
+        text: the recipe, where its name is a label; empty otherwise.
+    """
 
     recipe: str
     phase: Literal["tune", "fresh"]
     index: int
     seed: int
     settings: dict[str, Any] = field(default_factory=dict)
+    text: str = ""
 
     def empty_run(self) -> Run:
         """The record of this job before anything was measured."""

@@ -182,7 +182,7 @@ def result_of(plan: Plan, runs: list[Run], name: str) -> RaceResult:
     for row in rows:
         settings = next(run.settings for run in fresh if run.recipe == row.name)
         row.settings, row.trials, row.seeds = settings, len(plan.settings[row.name]), plan.seeds
-        row.edges = edges(settings, plan.spaces[row.name])
+        row.edges, row.text = edges(settings, plan.spaces[row.name]), plan.texts.get(row.name, "")
     return RaceResult(
         name=name,
         task=plan.task,

@@ -26,7 +26,7 @@ class Plan:
         fingerprint: hash of the task's file, if it has one.
         metric_name: what the metric is called.
         goal: whether it should go down or up.
-        recipes: normalized recipes, in the order of the table.
+        recipes: names of the recipes, in the order of the table: their normalized texts, or their labels.
         baseline: the one that the others are compared with.
         trials: settings tried for each recipe.
         tuning_seeds: seeds that each setting is tried on.
@@ -36,6 +36,7 @@ class Plan:
         spaces: what is tuned, by recipe.
         settings: what is tried, by recipe: drawn when the race starts and never again, so that a resumed race goes on
             with the same settings even where a new version declares another space.
+        texts: the normalized text of each recipe that has a label, by name.
         environment: versions and machine at the start.
     """
 
@@ -53,6 +54,7 @@ class Plan:
     conditions: Conditions
     spaces: dict[str, dict[str, Space]]
     settings: dict[str, list[dict[str, Any]]]
+    texts: dict[str, str] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
 
     def tuning_jobs(self) -> list[Job]:
@@ -65,6 +67,7 @@ class Plan:
                 trial * self.tuning_seeds + number,
                 self.tuning_seed(number),
                 self.settings[recipe][trial],
+                self.texts.get(recipe, ""),
             )
             for trial in range(count)
             for number in range(self.tuning_seeds)
@@ -80,7 +83,11 @@ class Plan:
         """
         count = len(self.recipes)
         order = [(n, self.recipes[(n + place) % count]) for n in range(self.seeds) for place in range(count)]
-        return [Job(name, "fresh", n, self.fresh_seed(n), chosen[name]) for n, name in order if name in chosen]
+        return [
+            Job(name, "fresh", n, self.fresh_seed(n), chosen[name], self.texts.get(name, ""))
+            for n, name in order
+            if name in chosen
+        ]
 
     def command(self) -> str:
         """The command that starts this race again; empty if it was started with a task object from Python."""
@@ -93,7 +100,7 @@ class Plan:
         for key, value in {**numbers, **dataclasses.asdict(self.conditions)}.items():
             if value != usual.get(key):
                 words += [f"--{key.replace('_', '-')}", *([] if value is True else [str(value)])]
-        return shlex.join([*words, "--baseline", self.baseline, *self.recipes])
+        return shlex.join([*words, "--baseline", self.baseline, *(self.texts.get(name, name) for name in self.recipes)])
 
     @property
     def total(self) -> int:

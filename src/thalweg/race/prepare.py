@@ -67,6 +67,7 @@ def make_plan(
         conditions=_conditions(task, asked),
         spaces={recipe.name: recipe.search_space() for recipe in racing},
         settings=settings,
+        texts={recipe.name: str(recipe) for recipe in racing if recipe.label},
     )
 
 
@@ -82,8 +83,10 @@ def check_resumed(
     """A one-line :class:`RaceError` if a stored race is not the one that was asked for."""
     expected: dict[str, Any] = {"task": task.name, "fingerprint": spec.fingerprint, **asked}
     if recipes is not None or baseline is not None:
-        racing, base = _entrants(recipes or plan.recipes, baseline or plan.baseline)
+        stored = [plan.texts.get(name, name) for name in plan.recipes]
+        racing, base = _entrants(recipes or stored, baseline or plan.baseline)
         expected.update(recipes=[recipe.name for recipe in racing], baseline=base)
+        expected.update(texts={recipe.name: str(recipe) for recipe in racing if recipe.label})
     plan.check_same(expected, name)
 
 
@@ -101,6 +104,8 @@ def _entrants(recipes: Sequence[str], baseline: str | None) -> tuple[list[Recipe
     racing = parse_all(recipes)
     if baseline is None:
         return racing, racing[0].name
+    if baseline in [recipe.label for recipe in racing]:
+        return racing, baseline
     base = parse(baseline)
     return (racing if base in racing else [base, *racing]), base.name
 

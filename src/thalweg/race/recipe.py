@@ -3,7 +3,9 @@
 
 A recipe is a sum of registered methods: exactly one optimizer, any number of gradient transforms and model converters,
 at most one initialization and at most one data selection. Arguments are Python literals by keyword; they are fixed,
-and the other settings that a method declares as searchable are tuned.
+and the other settings that a method declares as searchable are tuned. A range in the place of a value,
+``"adamw(lr=log(1e-4, 0.1))"``, is searched instead of the declared one. A label and a colon before a recipe,
+``"slow: adamw(lr=1e-5)"``, is what tables and plots call it.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import ast
 import importlib
 import inspect
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,24 +30,38 @@ SEAMS = ("optim", "init", "nn", "data")
 _SUPPLIED = {"model", "params", "dataset", "make_model", "generator", "before"}
 """Arguments that the race passes itself; a recipe can't set them."""
 
+_RANGES = {"log": "numbers above 0", "linear": "numbers", "int": "whole numbers"}
+"""Kinds of ranges, and what their two bounds are."""
+
+_LABEL = re.compile(r"\s*([^\W\d_][\w .-]{0,39}?)\s*:(.*)", re.DOTALL)
+
 _SINGLE = {"optim": "optimizer", "init": "initialization", "data": "data selection"}
 
 
 @dataclass(frozen=True)
 class Part:
-    """One method of a recipe with the settings that its text fixes."""
+    """One method of a recipe with the settings that its text fixes, and those whose range its text gives."""
 
     name: str
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    ranges: Mapping[str, Space] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        arguments = ", ".join(f"{key}={value!r}" for key, value in sorted(self.fixed.items()))
+        values = {key: repr(value) for key, value in self.fixed.items()}
+        ranges = {key: f"{kind}({', '.join(map(repr, bounds))})" for key, (kind, *bounds) in self.ranges.items()}
+        arguments = ", ".join(f"{key}={value}" for key, value in sorted({**values, **ranges}.items()))
         return f"{self.name}({arguments})" if arguments else self.name
 
     @property
     def method(self) -> Method:
         """The registered method behind the name."""
         return registry.lookup(self.name)
+
+    @property
+    def search(self) -> dict[str, Space]:
+        """What is tuned: the method's own settings that the text doesn't fix, over the text's ranges where it gives any."""
+        declared = {key: space for key, space in self.method.search.items() if key not in self.fixed}
+        return {**declared, **self.ranges}
 
     @property
     def kind(self) -> str:
@@ -58,9 +75,11 @@ class Recipe:
     """What a race trains with; made by :func:`parse`. Two recipes are equal if their normalized texts are."""
 
     parts: tuple[Part, ...]
+    label: str = ""
 
     def __str__(self) -> str:
-        return " + ".join(map(str, self.parts))
+        text = " + ".join(map(str, self.parts))
+        return f"{self.label}: {text}" if self.label else text
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Recipe) and str(self) == str(other)
@@ -70,8 +89,8 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        """The normalized text: the optimizer first, arguments sorted."""
-        return str(self)
+        """The label; without one the normalized text: the optimizer first, arguments sorted."""
+        return self.label or str(self)
 
     def of_kind(self, kind: str) -> tuple[Part, ...]:
         """The parts that act at one place: ``"optim"``, ``"transform"``, ``"init"``, ``"nn"`` or ``"data"``."""
@@ -79,14 +98,14 @@ class Recipe:
 
     def search_space(self) -> dict[str, Space]:
         """What is tuned: setting name to space. A name that two parts tune is written ``part.setting``."""
-        return {key: part.method.search[setting] for key, (part, setting) in self._tuned().items()}
+        return {key: part.search[setting] for key, (part, setting) in self._tuned().items()}
 
     def defaults(self) -> dict[str, Any]:
         """The published default of every tuned setting; the middle of its space where the method declares none."""
         values = {}
         for key, (part, setting) in self._tuned().items():
             default = part.method.settings().get(setting, inspect.Parameter.empty)
-            values[key] = _middle(part.method.search[setting]) if default is inspect.Parameter.empty else default
+            values[key] = _middle(part.search[setting]) if default is inspect.Parameter.empty else default
         return values
 
     def settings_of(self, part: Part, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,7 +116,7 @@ class Recipe:
         return {**part.fixed, **tuned}
 
     def _tuned(self) -> dict[str, tuple[Part, str]]:
-        pairs = [(part, name) for part in self.parts for name in part.method.search if name not in part.fixed]
+        pairs = [(part, name) for part in self.parts for name in part.search]
         names = [name for _, name in pairs]
         return {name if names.count(name) == 1 else f"{part.name}.{name}": (part, name) for part, name in pairs}
 
@@ -106,7 +125,9 @@ def parse(text: str) -> Recipe:
     """The recipe that ``text`` describes.
 
     Args:
-        text: methods joined by ``+``, each a name or ``name(setting=literal, ...)``.
+        text: methods joined by ``+``, each a name or ``name(setting=literal, ...)``; in the place of a literal
+            ``log(low, high)``, ``linear(low, high)``, ``int(low, high)`` or ``choice(value, ...)`` for what to tune over;
+            before all of it ``label:`` if tables and plots should call it something shorter.
 
     Raises:
         ValueError: malformed text, an unknown method or setting, or methods that exclude each other; one line that
@@ -116,11 +137,14 @@ def parse(text: str) -> Recipe:
         >>> from thalweg.race import parse
         >>> str(parse("adamw( weight_decay = 0.0,lr=1e-3 )"))
         'adamw(lr=0.001, weight_decay=0.0)'
+        >>> parse("mine: sgd(lr=log(1e-3, 3.0), momentum=choice(0.9, 0.99), weight_decay=0.0)").search_space()
+        {'lr': ('log', 0.001, 3.0), 'momentum': ('choice', 0.9, 0.99)}
     """
     load_methods()
-    parts = [_parse_part(node, text) for node in _terms(_expression(text))]
+    label = _LABEL.fullmatch(text)
+    parts = [_parse_part(node, text) for node in _terms(_expression(label[2] if label else text))]
     order = {"optim": 0, "transform": 1, "init": 2, "nn": 3, "data": 4}
-    recipe = Recipe(tuple(sorted(parts, key=lambda part: order[part.kind])))
+    recipe = Recipe(tuple(sorted(parts, key=lambda part: order[part.kind])), label[1] if label else "")
     _check_conflicts(recipe, text)
     return recipe
 
@@ -130,7 +154,7 @@ def parse_all(texts: Iterable[str]) -> list[Recipe]:
     recipes: list[Recipe] = []
     for text in texts:
         recipe = parse(text)
-        if recipe in recipes:
+        if recipe.name in [other.name for other in recipes]:
             raise ValueError(f"recipe {recipe.name!r} is given twice; every recipe may race once")
         recipes.append(recipe)
     if not recipes:
@@ -194,14 +218,38 @@ def _parse_part(node: ast.expr, text: str) -> Part:
     choices = raceable()
     if name not in choices:
         raise ValueError(registry.unknown("method", name, choices))
-    fixed = {str(keyword.arg): _literal(keyword, name) for keyword in call.keywords}
-    if len(fixed) < len(call.keywords):
+    ranges = {str(keyword.arg): _range(keyword, name) for keyword in call.keywords if _is_range(keyword.value)}
+    fixed = {str(keyword.arg): _literal(keyword, name) for keyword in call.keywords if not _is_range(keyword.value)}
+    if len({*fixed, *ranges}) < len(call.keywords):
         raise ValueError(f"{ast.unparse(node)!r} gives a setting twice; keep it once")
     allowed = allowed_settings(choices[name])
-    for key in fixed:
+    for key in [*fixed, *ranges]:
         if key not in allowed:
             raise ValueError(registry.unknown(f"setting of {name}", key, allowed))
-    return Part(name, fixed)
+    return Part(name, fixed, ranges)
+
+
+def _is_range(node: ast.expr) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in [*_RANGES, "choice"]
+
+
+def _range(keyword: ast.keyword, name: str) -> Space:
+    """What ``keyword``'s value, written like ``log(0.001, 1.0)``, says to search over."""
+    call = keyword.value
+    assert isinstance(call, ast.Call)
+    assert isinstance(call.func, ast.Name)
+    kind = call.func.id
+    values = [_literal(ast.keyword(keyword.arg, value), name) for value in call.args]
+    text = f"{name}: {keyword.arg}={ast.unparse(call)}"
+    if kind == "choice":
+        if call.keywords or len(values) < 2 or not all(isinstance(value, bool | int | float | str) for value in values):
+            raise ValueError(f"{text} is no choice; give two or more numbers, strings, True or False")
+        return ("choice", *values)
+    numbers = int if kind == "int" else int | float
+    plain = len(values) == 2 and all(isinstance(v, numbers) and not isinstance(v, bool) for v in values)
+    if call.keywords or not plain or not values[0] < values[1] or (kind == "log" and values[0] <= 0):
+        raise ValueError(f"{text} is no range; give {_RANGES[kind]}, the lower and the upper bound")
+    return (kind, *values)
 
 
 def _literal(keyword: ast.keyword, name: str) -> Any:

@@ -86,6 +86,8 @@ class RecipeResult:
     verdict: Verdict = "too few seeds"
     edges: list[str] = field(default_factory=list)
     """Tuned settings whose best value lies at the edge of the searched range."""
+    text: str = ""
+    """The recipe behind a label."""
 
 
 @dataclass

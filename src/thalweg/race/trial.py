@@ -74,7 +74,7 @@ class _Trial:
     def __init__(self, task: Task, job: Job, conditions: Conditions, run: Run, report: Report) -> None:
         recipes.load_methods()
         self.task, self.job, self.conditions, self.run, self.report = task, job, conditions, run, report
-        self.recipe = recipes.parse(job.recipe)
+        self.recipe = recipes.parse(job.text or job.recipe)
         self.fabric = fabric_for(conditions.device, conditions.devices, conditions.precision, conditions.strategy)
         self.rank, self.world = self.fabric.global_rank, self.fabric.world_size
         self.device = self.fabric.device
