@@ -154,6 +154,8 @@ def race_command(
 
       thalweg race --task my_task.py adamw 'lion(betas=(0.95, 0.98))'
 
+      thalweg race 'adamw(lr=log(1e-4, 0.3))' 'small: galore(rank=8)'  # a range of yours, a label
+
       thalweg race --resume             # after a crash or Ctrl-C
 
       thalweg race --storage postgresql://me@db/races --ray auto
