@@ -10,6 +10,7 @@ from thalweg.solve.iterative_newton import (
     online_predictions,
     similarity_of_errors,
 )
+from thalweg.solve.kernel_descent import early_stopping_time, kernel_gd_path, relu_ntk
 from thalweg.solve.matrix_sensing import (
     Factors,
     MatrixSensing,
@@ -38,6 +39,7 @@ __all__ = [
     "attention_svm",
     "batch_perceptron",
     "condition_number",
+    "early_stopping_time",
     "factored_gd",
     "first_step_direction",
     "frozen_head_gd",
@@ -45,6 +47,7 @@ __all__ = [
     "gd_path_solution",
     "iteration_bound",
     "iterative_newton_lstsq",
+    "kernel_gd_path",
     "l1_subgradient",
     "locally_optimal",
     "logistic_gd",
@@ -56,6 +59,7 @@ __all__ = [
     "online_predictions",
     "perceptron",
     "rebalance_",
+    "relu_ntk",
     "ridge_path_solution",
     "sign_rip_scale",
     "sign_spectral_init",

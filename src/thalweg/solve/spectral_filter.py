@@ -54,7 +54,7 @@ def gd_path_solution(
         raise ValueError(
             f"lr times the largest squared singular value must lie between 0 and 2, not {lr * s[0].item() ** 2:.3g}"
         )
-    learnt = torch.stack([_learnt(lr * s.square(), T) for T in times]) * (s > rcond * s[0])
+    learnt = torch.stack([learnt_share(lr * s.square(), T) for T in times]) * (s > rcond * s[0])
     target = U.mT @ Y / s.clamp(min=torch.finfo(s.dtype).tiny).unsqueeze(1)
     if start is None:
         start = Z.new_zeros(Z.shape[1], Y.shape[1])
@@ -98,7 +98,7 @@ def condition_number(Z: Tensor, rcond: float = 1e-12) -> float:
     return (s[0] / s[s > rcond * s[0]][-1]).item()
 
 
-def _learnt(rate: Tensor, steps: float) -> Tensor:
+def learnt_share(rate: Tensor, steps: float) -> Tensor:
     """1 - (1 - rate)^steps, with all digits where the rate is tiny."""
     if math.isinf(steps):
         return torch.ones_like(rate)
