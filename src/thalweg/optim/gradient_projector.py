@@ -19,6 +19,7 @@ from thalweg.linalg.haar import haar
 from thalweg.linalg.subspace_basis import random_basis, random_columns, svd_basis, top_columns
 
 Kept = dict[str, Tensor]
+Outside = Callable[[Tensor], Tensor]
 Layout = dict[str, tuple[tuple[int, ...], torch.dtype | None]]
 
 
@@ -50,8 +51,9 @@ class GradientProjector(Protocol):
     def without(self, x: Tensor, low: Tensor, kept: Kept) -> Tensor:
         """``x - up(low)`` as a new tensor; for ``low = down(x)`` what of ``x`` lies outside the subspace."""
 
-    def add(self, total: Tensor, low: Tensor, kept: Kept) -> Tensor:
-        """``total + up(low)``; ``total`` is changed."""
+    def merge(self, outside: Outside, x: Tensor, low: Tensor, direction: Tensor, kept: Kept) -> Tensor:
+        """``outside(without(x, low)) + up(direction)``, a new tensor, for ``low = down(x)``; ``outside`` works on each number alone,
+        leaves 0 as it is, and returns a new tensor."""
 
     def carry(self, low: Tensor, old: Kept, new: Kept, squares: bool) -> Tensor:
         """What lies in an old subspace, seen in a new one; ``squares``: numbers are variances and not coordinates."""
@@ -61,11 +63,12 @@ class _Products:
     """What projectors have in common whose way back is a product."""
 
     def without(self: GradientProjector, x: Tensor, low: Tensor, kept: Kept) -> Tensor:
-        inside = self.up(low, kept, x)
-        return torch.sub(x, inside, out=inside)
+        return x - self.up(low, kept, x)
 
-    def add(self: GradientProjector, total: Tensor, low: Tensor, kept: Kept) -> Tensor:
-        return total.add_(self.up(low, kept, total))
+    def merge(
+        self: GradientProjector, outside: Outside, x: Tensor, low: Tensor, direction: Tensor, kept: Kept
+    ) -> Tensor:
+        return outside(self.without(x, low, kept)).add_(self.up(direction, kept, x))
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class DenseProjector(_Products):
         return new, self.down(x, new)
 
     def down(self, x: Tensor, kept: Kept) -> Tensor:
-        return x @ kept["basis"]
+        return product_like(x, kept["basis"], x).contiguous()
 
     def up(self, low: Tensor, kept: Kept, like: Tensor) -> Tensor:
         return product_like(low, kept["basis"].mT, like)
@@ -134,7 +137,7 @@ class TwoSidedProjector(_Products):
 
 
 @dataclass(frozen=True)
-class ColumnProjector:
+class ColumnProjector(_Products):
     """Some columns of ``X Q`` for a fixed orthogonal Q, of which only their numbers are stored.
 
     ``transform``: ``"dct2"``, ``"dct3"`` or ``"haar"`` (random, the same for every matrix of that width), where the largest columns
@@ -168,7 +171,7 @@ class ColumnProjector:
         chosen = kept["columns"].long()
         if self.transform is None:
             return _picked(x, chosen)
-        return x @ self._basis(x).mT[chosen].mT
+        return product_like(x, self._basis(x).mT[chosen].mT, x).contiguous()
 
     def up(self, low: Tensor, kept: Kept, like: Tensor) -> Tensor:
         chosen = kept["columns"].long()
@@ -179,13 +182,12 @@ class ColumnProjector:
     def without(self, x: Tensor, low: Tensor, kept: Kept) -> Tensor:
         if self.transform is None:
             return _put(x.clone(), kept["columns"].long(), torch.zeros_like(low))
-        return x - self.up(low, kept, x)
+        return super().without(x, low, kept)
 
-    def add(self, total: Tensor, low: Tensor, kept: Kept) -> Tensor:
+    def merge(self, outside: Outside, x: Tensor, low: Tensor, direction: Tensor, kept: Kept) -> Tensor:
         if self.transform is None:
-            chosen = kept["columns"].long()
-            return _put(total, chosen, _picked(total, chosen) + low)
-        return total.add_(self.up(low, kept, total))
+            return _put(outside(x), kept["columns"].long(), direction)
+        return super().merge(outside, x, low, direction, kept)
 
     def carry(self, low: Tensor, old: Kept, new: Kept, squares: bool) -> Tensor:
         """Columns that are in both are carried over as they are; the others start from 0."""
@@ -243,8 +245,8 @@ class BlockProjector:
     def without(self, x: Tensor, low: Tensor, kept: Kept) -> Tensor:
         return torch.zeros_like(x) if kept["active"].shape[-1] else x.clone()
 
-    def add(self, total: Tensor, low: Tensor, kept: Kept) -> Tensor:
-        return total.add_(low) if kept["active"].shape[-1] else total
+    def merge(self, outside: Outside, x: Tensor, low: Tensor, direction: Tensor, kept: Kept) -> Tensor:
+        return direction if kept["active"].shape[-1] else outside(x)
 
     def carry(self, low: Tensor, old: Kept, new: Kept, squares: bool) -> Tensor:
         return low
@@ -266,14 +268,17 @@ PROJECTORS: dict[str, Callable[[], GradientProjector]] = {
 def product_like(a: Tensor, b: Tensor, like: Tensor) -> Tensor:
     """``a @ b`` in rows or columns, as ``like`` lies in memory: what follows then runs over all in one order."""
     if like.stride(-2) < like.stride(-1):
-        return (b.mT @ a.mT).mT
-    return a @ b
+        return product(b.mT, a.mT).mT
+    return product(a, b)
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """``a @ b`` of stacks; one matrix goes to the faster routine for one."""
+    return torch.mm(a[0], b[0])[None] if len(a) == 1 == len(b) else a @ b
 
 
 def _picked(x: Tensor, columns: Tensor) -> Tensor:
     """Columns of each matrix, by number."""
-    if len(x) == 1:
-        return x.index_select(-1, columns[0])
     return x.gather(-1, columns[:, None, :].expand(-1, x.shape[1], -1))
 
 

@@ -58,14 +58,21 @@ def residual_norm(x: Tensor, low: Tensor, ratio: Tensor, share: float, residual:
         >>> residual_norm(x, x[..., :1], torch.ones(1, 1, 1), 1.0, lambda: x - x)
         tensor([[4.]])
     """
-    dims = -1 if ratio.shape[-2] > 1 else (-2, -1)
-    whole, inside = (torch.linalg.vector_norm(t, dim=dims, keepdim=True).to(torch.float64) for t in (x, low))
+    whole, inside = (_square_sums(t, per_row=ratio.shape[-2] > 1) for t in (x, low))
     squares = ratio.to(torch.float64).square()
-    total = (squares * whole.square()).sum((-2, -1))
-    outside = (squares * (whole.square() - (2 * share - share**2) * inside.square())).sum((-2, -1))
+    total = (squares * whole).sum((-2, -1))
+    outside = (squares * (whole - (2 * share - share**2) * inside)).sum((-2, -1))
     if bool((outside < CANCELLED * total).any()):
         return torch.linalg.vector_norm(residual() * ratio, dim=(-2, -1))[:, None]
     return outside.sqrt()[:, None].to(x.dtype)
+
+
+def _square_sums(x: Tensor, per_row: bool) -> Tensor:
+    """In float64 ``(batch, M or 1, 1)``; of columns that lie apart in memory the norm is slow, but squares aren't."""
+    if per_row and x.stride(-1) != 1:
+        return x.square().sum(-1, keepdim=True).to(torch.float64)
+    dims = -1 if per_row else (-2, -1)
+    return torch.linalg.vector_norm(x, dim=dims, keepdim=True).to(torch.float64).square()
 
 
 def limit_growth(norm: Tensor, previous: Tensor, limit: float | None) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +64,9 @@ class SubspaceType(TransformType):
         step = inspect.Parameter("step", inspect.Parameter.KEYWORD_ONLY)
         update.__signature__ = inspect.Signature([step, *parameters])  # type: ignore[attr-defined]
         super().__init__(update, "matrix", self._state(), check=self._check_inner, alone=True)
+        # Blocks have no state where they aren't active: every draw would compile anew.
+        compiles = plan.basis != "blocks" and all(t.type.kind == "elementwise" for t in plan.rule)
+        self.halves = self if compiles else None
 
     def __reduce__(self) -> Any:
         plan = self.plan
@@ -124,28 +128,49 @@ class SubspaceType(TransformType):
         dtype = self.projector.layout(1, 1, 1)[name][1]
         return shape if dtype is None else (shape, dtype)
 
+    @property
+    def rule(self) -> Chain:
+        """What runs in the subspace."""
+        return self.plan.rule
+
     def _update(self, stack: Tensor, state: dict[str, Tensor], step: int, hypers: dict[str, Any]) -> Tensor:
-        plan, every = self.plan, hypers["update_every"]
-        stack = stack.to(torch.promote_types(stack.dtype, torch.float32))  # a transform before may leave bfloat16
-        if plan.residual == "error_feedback":
-            stack = stack + state["error"]
-        x = oriented(stack, plan.side)
-        kept = {name: state[name] for name in self.projector.names}
+        low = self.enter(stack, state, step, hypers)
         inner = {key: state[key] for key in self.inner_keys}
-        if (step - 1) % every == 0:
-            generator = torch.Generator().manual_seed(stream_key(hypers.get("seed", 0), step))
-            old = kept
-            kept, low = self.projector.fit(x, old, generator, hypers.get("selection_norm", 1))
-            if step > 1:
-                inner = self._switched(inner, old, kept)
-        else:
-            low = self.projector.down(x, kept)
-        count = (step - 1) % every + 1 if plan.on_switch == "reset" else step
-        direction = run_rule(plan.rule, low, inner, count, hypers)
-        update = self._back(x, low, direction, kept, state, hypers)
-        state.update(kept)
+        direction = run_rule(self.plan.rule, low, inner, self.count(step, hypers), hypers)
         state.update(inner)
-        return oriented_back(update, stack.shape, plan.side)
+        return self.leave(stack, low, direction, state, hypers)
+
+    def count(self, step: int, hypers: Mapping[str, Any]) -> int:
+        """The rule's own number of this step."""
+        return (step - 1) % hypers["update_every"] + 1 if self.plan.on_switch == "reset" else step
+
+    def enter(self, stack: Tensor, state: dict[str, Tensor], step: int, hypers: Mapping[str, Any]) -> Tensor:
+        """The gradient in its subspace, a new one if it is time for one."""
+        x = self._seen(stack, state)
+        kept = {name: state[name] for name in self.projector.names}
+        if (step - 1) % hypers["update_every"] != 0:
+            return self.projector.down(x, kept)
+        generator = torch.Generator().manual_seed(stream_key(hypers.get("seed", 0), step))
+        new, low = self.projector.fit(x, kept, generator, hypers.get("selection_norm", 1))
+        if step > 1:
+            state.update(self._switched({key: state[key] for key in self.inner_keys}, kept, new))
+        state.update(new)
+        return low
+
+    def leave(
+        self, stack: Tensor, low: Tensor, direction: Tensor, state: dict[str, Tensor], hypers: Mapping[str, Any]
+    ) -> Tensor:
+        """The update, in the full space."""
+        x = self._seen(stack, state)
+        kept = {name: state[name] for name in self.projector.names}
+        return oriented_back(self._back(x, low, direction, kept, state, hypers), stack.shape, self.plan.side)
+
+    def _seen(self, stack: Tensor, state: dict[str, Tensor]) -> Tensor:
+        """The gradient, what error feedback has left of earlier ones added, with what is to be projected as its rows."""
+        stack = stack.to(torch.promote_types(stack.dtype, torch.float32))  # a transform before may leave bfloat16
+        if self.plan.residual == "error_feedback":
+            stack = stack + state["error"]
+        return oriented(stack, self.plan.side)
 
     def _back(
         self, x: Tensor, low: Tensor, direction: Tensor, kept: dict[str, Tensor], state: dict[str, Tensor], hypers: Any
@@ -164,10 +189,12 @@ class SubspaceType(TransformType):
             ratio = ratio / excess[:, :, None]
             return projector.up(scale * direction - share * ratio * low, kept, x).addcmul_(x, ratio)
         factor = scale * hypers["residual_scale"]
-        if kind == "sgd":
-            return projector.add(factor * x, scale * direction - factor * low, kept)
-        outside = projector.without(x, low, kept)
-        return projector.add(sign(outside).mul_(factor), scale * direction, kept)
+
+        def outside(rest: Tensor) -> Tensor:
+            done = sign(rest) if kind == "sign" else rest.clone()
+            return done if factor == 1 else done.mul_(factor)
+
+        return projector.merge(outside, x, low, scale * direction, kept)
 
     def _switched(self, inner: dict[str, Tensor], old: dict[str, Tensor], new: dict[str, Tensor]) -> dict[str, Tensor]:
         """The rule's state for a new subspace."""

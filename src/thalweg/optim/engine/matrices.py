@@ -117,6 +117,7 @@ def map_stacks(
     states: Sequence[State] | None = None,
     most: int | None = None,
     sink: Sink | None = None,
+    finished: frozenset[int] = frozenset(),
 ) -> tuple[list[Tensor], list[Tensor | None]]:
     """``function`` on stacks ``(batch, m, n)`` of all updates of one matrix shape; results in the updates' own shapes and order, and
     for each its rows' scale ``(batch * m,)``, if there is one.
@@ -128,14 +129,15 @@ def map_stacks(
         states: for each update, tensors ``(batch, ...)`` that go with it; what ``function`` assigns is written into them.
         most: elements in one stack (default :data:`MAX_STACK`).
         sink: takes every result as soon as there is one; then those returned mean nothing.
+        finished: places of updates that are to stay as they are.
     """
     result = list(updates)  # those without elements stay as they are
     scales: list[Tensor | None] = [None] * len(result)
     if isinstance(updates, list):
         updates.clear()
     kept: Sequence[State] = [{}] * len(result) if states is None else states
-    finished: dict[int, list[tuple[Tensor, Tensor | None]]] = {}
-    for stack in _stacks(shapes, kept, most or MAX_STACK):
+    begun: dict[int, list[tuple[Tensor, Tensor | None]]] = {}
+    for stack in _stacks([(0, 0, 0) if i in finished else s for i, s in enumerate(shapes)], kept, most or MAX_STACK):
         old = {name: _together([kept[i][name][cut] for i, cut in stack]) for name in kept[stack[0][0]]}
         new = dict(old)
         done, scale = function(_together([result[i].reshape(shapes[i])[cut] for i, cut in stack]), new)
@@ -143,9 +145,9 @@ def map_stacks(
             if sink is not None:
                 sink(i, cut, part if own is None else part * own.view(*part.shape[:2], 1))
                 continue
-            finished.setdefault(i, []).append((part, own))
+            begun.setdefault(i, []).append((part, own))
             if cut.stop == shapes[i][0]:
-                parts = finished.pop(i)
+                parts = begun.pop(i)
                 result[i] = _together([part for part, _ in parts]).reshape(result[i].shape)
                 scales[i] = _together([own for _, own in parts if own is not None]) if own is not None else None
         for name in old:

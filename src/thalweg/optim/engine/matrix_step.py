@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 import torch
 from torch import Tensor
 
 from thalweg.optim.engine.buckets import Bucket
+from thalweg.optim.engine.halves import large, map_halves
 from thalweg.optim.engine.matrices import CACHED, MAX_STACK, Sink, State, View, map_stacks
-from thalweg.optim.engine.passes import BoundTransform, Pass, compute_dtype
+from thalweg.optim.engine.passes import BoundTransform, Call, Done, Pass, compute_dtype
 from thalweg.optim.engine.sharding import local
 
 SMALL = 32_768
@@ -22,8 +23,9 @@ def map_matrices(
     bucket: Bucket,
     updates: list[Tensor],
     sink: Sink | None = None,
-) -> tuple[list[Tensor], list[Tensor | None]]:
+) -> Generator[Call, Done, tuple[list[Tensor], list[Tensor | None]]]:
     """What matrix transforms, one after the other, make of the bucket's updates (the list is emptied); their state changes in place.
+    Yields calls of passes in between.
 
     Args:
         transforms, view, bucket, updates: as they are in the step.
@@ -42,11 +44,15 @@ def map_matrices(
         return stack, scale
 
     shapes = [view.shape(p.shape) for p in bucket.params]
+    places = large(transforms, bucket, shapes)
+    if places:
+        yield from map_halves(transforms[0], view, bucket, updates, places, sink)
     keys = [key for transform in transforms for key in transform.state_keys]
     states: list[State] = [{key: own[key] for key in keys} for own in bucket.states]
     if bucket.sharding is None:
         stacks = [{key: view.as_stack(local(t)) for key, t in state.items()} for state in states]
-        new, scales = map_stacks(function, updates, shapes, stacks, _largest_stack(transforms, bucket), sink)
+        most = _largest_stack(transforms, bucket)
+        new, scales = map_stacks(function, updates, shapes, stacks, most, sink, frozenset(places))
         if sink is not None:
             return [], []
     else:

@@ -321,7 +321,7 @@ class ChainedOptimizer(torch.optim.Optimizer):
                 view = View.of(group, part[0].type.vectors)
                 after = program[place + 1]
                 sink = written_at_once(part, after, view, bucket, values) if isinstance(after, Pass) else None
-                updates, scales = map_matrices(part, view, bucket, updates, sink)
+                updates, scales = yield from map_matrices(part, view, bucket, updates, sink)
                 if sink is not None:
                     return
 

@@ -68,6 +68,7 @@ class TransformType:
         self.matrix_state = dict(state) if isinstance(state, Mapping) else {}
         self.input_dtype, self.switch, self.vectors, self.last = input_dtype, switch, vectors, last
         self.multiplies, self.alone = multiplies, alone
+        self.halves: Any = None  # see thalweg.optim.engine.halves
         self._check = check
         self.defaults: dict[str, Any] = {p.name: p.default for p in keywords if p.default is not p.empty}
         self.needs: frozenset[str] = frozenset(p.name for p in keywords if p.default is p.empty)
