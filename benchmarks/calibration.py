@@ -34,6 +34,7 @@ from thalweg.race.job import Conditions
 from thalweg.race.records import RecipeResult, Run, jsonable
 from thalweg.race.statistics import conclude
 from thalweg.race.trial import EVALUATIONS
+from thalweg.report import marked
 from thalweg.tasks import load
 
 RESULT = Path(__file__).parent / "results" / "calibration.json"
@@ -217,11 +218,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def with_tables(page: str, result: dict[str, Any]) -> str:
     """``page`` with the text between its ``calibration`` comments replaced by the tables of ``result``."""
-    for name, lines in (("words", _words_table(result)), ("methods", _methods_table(result))):
-        start, end = f"<!-- calibration: {name} -->\n", f"<!-- end of {name} -->"
-        before, _, rest = page.partition(start)
-        page = before + start + "\n".join(lines) + "\n" + end + rest.partition(end)[2]
-    return page
+    tables = {"words": _words_table(result), "methods": _methods_table(result)}
+    return marked.with_tables(page, "calibration", tables)
 
 
 def _words_table(result: dict[str, Any]) -> list[str]:

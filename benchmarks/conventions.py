@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from thalweg.report import marked
 from thalweg.testing import CHECKS, check_optimizer
 
 ROOT = Path(__file__).parents[1]
@@ -151,11 +152,7 @@ def measure(package: str) -> dict[str, Any]:
 def with_tables(page: str, result: dict[str, Any]) -> str:
     """The page with the tables between its markers made anew."""
     tables = {"packages": _packages_table(result), "checks": _checks_table(result), "torch": _torch_table(result)}
-    for name, table in tables.items():
-        start, end = f"<!-- conventions: {name} -->\n", "<!-- end -->"
-        before, rest = page.split(start)
-        page = before + start + table + rest[rest.index(end) :]
-    return page
+    return marked.with_tables(page, "conventions", tables)
 
 
 def _run(found: dict[str, Any]) -> dict[str, Any]:
@@ -163,7 +160,7 @@ def _run(found: dict[str, Any]) -> dict[str, Any]:
     return {name: own for name, own in found["classes"].items() if "not run" not in own}
 
 
-def _packages_table(result: dict[str, Any]) -> str:
+def _packages_table(result: dict[str, Any]) -> list[str]:
     lines = [
         "| package | classes | keep all conventions | failures a class, median | most | not run |",
         "|---|--:|--:|--:|--:|--:|",
@@ -178,10 +175,10 @@ def _packages_table(result: dict[str, Any]) -> str:
             f"| {package} {found['version']} | {len(run)} | {counts.count(0)} | {counts[len(counts) // 2]} | {counts[-1]} | "
             f"{len(found['classes']) - len(run)} |"
         )
-    return "\n".join(lines) + "\n"
+    return lines
 
 
-def _checks_table(result: dict[str, Any]) -> str:
+def _checks_table(result: dict[str, Any]) -> list[str]:
     packages = [package for package in PACKAGES if package in result["packages"]]
     runs = {package: _run(result["packages"][package]) for package in packages}
     counts = {
@@ -195,10 +192,10 @@ def _checks_table(result: dict[str, Any]) -> str:
         numbers = [str(counts[package][check] or "") for package in packages]
         if any(numbers):
             lines.append(f"| `{check}` | {inspect.getdoc(function).splitlines()[0]} | {' | '.join(numbers)} |")  # type: ignore[union-attr]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
-def _torch_table(result: dict[str, Any]) -> str:
+def _torch_table(result: dict[str, Any]) -> list[str]:
     lines = ["| class | check | what was found |", "|---|---|---|"]
     for name, own in _run(result["packages"]["torch"]).items():
         lines += [
@@ -206,7 +203,7 @@ def _torch_table(result: dict[str, Any]) -> str:
             for check, message in own["failed"].items()
             if check != "loading_copies"
         ]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def main(packages: list[str]) -> None:

@@ -15,6 +15,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from thalweg.report import marked
+
 Curve = Mapping[str, Any]
 """``exponents`` of ten, in order, the ``losses`` there (infinite or None: broken down) and the loss at the ``start``."""
 
@@ -179,13 +181,7 @@ def with_tables(page: str, result: Mapping[str, Any]) -> str:
         "settings": _settings(result),
         "versions": [_versions(result)],
     }
-    for name, lines in tables.items():
-        start, end = f"<!-- measured: {name} -->\n", f"<!-- end of {name} -->"
-        before, found, rest = page.partition(start)
-        if not found or end not in rest:
-            raise ValueError(f"the page has no place for the table {name!r}: it needs {start.strip()} and {end}")
-        page = before + start + "\n".join(lines) + "\n" + end + rest.partition(end)[2]
-    return page
+    return marked.with_tables(page, "measured", tables)
 
 
 def _suggestions(result: Mapping[str, Any]) -> list[str]:

@@ -19,12 +19,11 @@ from thalweg.catalog.load import papers
 from thalweg.catalog.paper import Paper
 from thalweg.catalog.status import results_folder, status
 from thalweg.registry import Method, methods
+from thalweg.report import marked
 from thalweg.report.rule_costs import LAYERS, RANK, WIDTH, Costs, costs
 
 OWN_PASSES = "own passes"
 """What stands for the costs of a rule that runs the model several times by itself."""
-
-START, END = "<!-- rules: {} -->\n", "<!-- end of {} -->"
 
 
 def with_tables(page: str, results: Path) -> str:
@@ -41,13 +40,7 @@ def with_tables(page: str, results: Path) -> str:
     rules = [method for method in found if isinstance(method.target, type)]
     transforms = [method for method in found if not isinstance(method.target, type)]
     tables = {"optimizers": _table(rules, results), "transforms": _table(transforms, results), "others": _others(found)}
-    for name, lines in tables.items():
-        before, start, rest = page.partition(START.format(name))
-        _, end, after = rest.partition(END.format(name))
-        if not end:
-            raise ValueError(f"the page has no place for the table {name!r}")
-        page = before + start + "\n".join(lines) + "\n" + end + after
-    return page
+    return marked.with_tables(page, "rules", tables)
 
 
 def _table(found: list[Method], results: Path) -> list[str]:
