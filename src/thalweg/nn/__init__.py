@@ -9,6 +9,7 @@ from thalweg.nn.latent_attention import LatentCache, MultiheadLatentAttention, r
 from thalweg.nn.linear_attention import LinearSelfAttention
 from thalweg.nn.mixture_of_experts import MixtureOfExperts, StackedExperts
 from thalweg.nn.momentum_attention import MomentumAttention, MomentumCache, ema_values, split_icl_update
+from thalweg.nn.pair_mlp import PairMLP, centred_squared_loss
 from thalweg.nn.patch_classifier import PatchClassifier, local_signal_adaptivity
 from thalweg.nn.random_features import RandomFeatures
 from thalweg.nn.tract import TrActConv2d, TrActLinear, convert_tract, tract_weight_grad
@@ -27,6 +28,7 @@ __all__ = [
     "MomentumAttention",
     "MomentumCache",
     "MultiheadLatentAttention",
+    "PairMLP",
     "PatchClassifier",
     "RandomFeatures",
     "StackedExperts",
@@ -34,6 +36,7 @@ __all__ = [
     "TrActLinear",
     "TwoLayerNTK",
     "WTACRSLinear",
+    "centred_squared_loss",
     "convert_ghost_batchnorm",
     "convert_tract",
     "convert_wta_crs",

@@ -5,6 +5,7 @@ from thalweg.probe.effective_rank import effective_rank
 from thalweg.probe.empirical_ntk import empirical_ntk
 from thalweg.probe.error_tail import log_gamma_cdf, log_quadratic_cdf
 from thalweg.probe.fine_tuned import fine_tuned
+from thalweg.probe.fourier_purity import FourierPurity, fourier_purity
 from thalweg.probe.gauss_newton import gauss_newton_eigenvalues
 from thalweg.probe.grokking_times import GrokkingTimes, grokking_times
 from thalweg.probe.hessian_spectrum import (
@@ -44,6 +45,7 @@ from thalweg.probe.sgd_stability import Stability, expected_loss_course, max_sta
 __all__ = [
     "AttentionStep",
     "Coherence",
+    "FourierPurity",
     "GradientCoherence",
     "GrokkingTimes",
     "HypothesisPosterior",
@@ -62,6 +64,7 @@ __all__ = [
     "expected_loss_course",
     "find_opposing_groups",
     "fine_tuned",
+    "fourier_purity",
     "full_hessian",
     "gauss_newton_eigenvalues",
     "gradient_coherence",

@@ -2,6 +2,7 @@
 
 from thalweg.solve.attention_descent import AttentionPath, attention_gradient, normalized_attention_descent
 from thalweg.solve.attention_svm import AttentionSVM, attention_svm, locally_optimal
+from thalweg.solve.feature_energy import Ascent, ascend_feature_energy, cyclic_energy, feature_energy, feature_signal
 from thalweg.solve.frozen_head_gd import FrozenHeadPath, first_step_direction, frozen_head_gd
 from thalweg.solve.iterative_newton import (
     gd_lstsq,
@@ -26,6 +27,7 @@ from thalweg.solve.separation import History, LinearResult, iteration_bound, mar
 from thalweg.solve.spectral_filter import condition_number, gd_path_solution, ridge_path_solution
 
 __all__ = [
+    "Ascent",
     "AttentionPath",
     "AttentionSVM",
     "Factors",
@@ -34,13 +36,17 @@ __all__ = [
     "LinearResult",
     "MatrixSensing",
     "Recovery",
+    "ascend_feature_energy",
     "asymmetric_rate",
     "attention_gradient",
     "attention_svm",
     "batch_perceptron",
     "condition_number",
+    "cyclic_energy",
     "early_stopping_time",
     "factored_gd",
+    "feature_energy",
+    "feature_signal",
     "first_step_direction",
     "frozen_head_gd",
     "gd_lstsq",
