@@ -49,6 +49,9 @@ class LazinessTracker:
         hidden: name of the module whose output is the hidden activity, flattened to ``(B, units)``.
         chunk_size: examples differentiated at once; ``None`` is all.
 
+    Attributes:
+        kernel: the tangent kernel at the start, see :func:`empirical_ntk`.
+
     Raises:
         ValueError: there is no such parameter or module, or the kernel is zero.
 
@@ -79,8 +82,8 @@ class LazinessTracker:
         self.params = None if params is None else tuple(params)
         if hidden is not None and hidden not in dict(model.named_modules()):
             raise ValueError(f"{type(model).__name__} has no module {hidden!r}")
-        self._weights, self._kernel, self._activity = self._state()
-        if not bool(self._kernel.any()):
+        self._weights, self.kernel, self._activity = self._state()
+        if not bool(self.kernel.any()):
             raise ValueError("the tangent kernel is zero: no followed parameter moves an output of these examples")
 
     def report(self) -> Laziness:
@@ -88,7 +91,7 @@ class LazinessTracker:
         weights, kernel, activity = self._state()
         change = (weights - self._weights).norm().item()
         found = Laziness(
-            change, change / max(self._weights.norm().item(), 1e-300), kernel_alignment(self._kernel, kernel).item()
+            change, change / max(self._weights.norm().item(), 1e-300), kernel_alignment(self.kernel, kernel).item()
         )
         if activity is None or self._activity is None:
             return found
