@@ -40,6 +40,7 @@ from thalweg.probe.prediction_overlap import (
     token_overlap,
     weight_sparsity,
 )
+from thalweg.probe.sample_complexity import sample_complexity
 from thalweg.probe.sgd_stability import Stability, expected_loss_course, max_stable_lr, sgd_bound, sgd_stability
 
 __all__ = [
@@ -90,6 +91,7 @@ __all__ = [
     "read_off_preconditioner",
     "representation_alignment",
     "required_inductive_bias",
+    "sample_complexity",
     "sample_test_errors",
     "sgd_bound",
     "sgd_stability",
