@@ -19,14 +19,17 @@ def draws(seed=0):
 
 def test_documents_hold_pairs_and_walks():
     chains = markov_chains(draws())
-    tokens = documents(8, chains, draws(1))
-    assert tokens.shape == (8, CONTEXT) and int(tokens.min()) >= 0 and int(tokens.max()) < VOCAB
-    pairs, walks = tokens[:4].unflatten(1, (-1, 2)), tokens[4:]
+    tokens = documents(80, chains, draws(1))
+    assert tokens.shape == (80, CONTEXT) and int(tokens.min()) >= 0 and int(tokens.max()) < VOCAB
+    pairs, walks = tokens[:40].unflatten(1, (-1, 2)), tokens[40:]
+    counts = set()
     for document in pairs.tolist():
         known: dict[int, int] = {}
         assert all(known.setdefault(key, value) == value for key, value in document)
-        assert 4 <= len(known) <= 8 and all(key < KEYS <= value for key, value in document)
-        assert len({key for key, _ in document[:4]}) == 4
+        assert all(key < KEYS <= value for key, value in document)
+        assert [key for key, _ in document[: len(known)]] == list(known)  # each pair once, then again
+        counts.add(len(known))
+    assert counts == set(range(1, 9))
     fits = (chains[:, walks[:, :-1]] == walks[:, 1:, None]).any(-1).all(-1)  # (chain, walk)
     assert fits.any(0).all()
 

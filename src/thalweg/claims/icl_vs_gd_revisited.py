@@ -39,9 +39,12 @@ context is taken for each task, which favours the hypothesis that the paper deni
    large in context as for gradient descent pair by pair, which is the paper's direction.
 Not testable: the language model recalls fewer than 90% of the values in some seed, or part 1 fails. Reproduced: all. Partly: 2
 or 3. Not reproduced: neither. The paper gives no sizes: 0.1 is one token of ten, and 5 lies beyond the ratios of 0.02 to 2.1
-that trial runs on other seeds gave, with gaps of 0.11 to 0.3."""
+that trial runs on other seeds gave, with gaps of 0.11 to 0.3.
+Second version, with the same thresholds. In the first, documents held 4 to 8 pairs, and of seeds 1 to 3 the first never learnt
+to recall: 12% after 1,500 steps, as if guessing one of the values shown ("not testable"; the others got 98% and 100% after
+700 and 850). Documents of 1 to 8 pairs taught it to all six seeds of trial runs in 350 to 450 steps. New seeds."""
 
-SCALES = {"smoke": Scale(seeds=(0,), seconds=8), "cpu": Scale(seeds=(1, 2, 3), seconds=240)}
+SCALES = {"smoke": Scale(seeds=(0,), seconds=8), "cpu": Scale(seeds=(11, 12, 13), seconds=200)}
 
 PANELS = (
     Panel("overlap", "The 10 likeliest outcomes", "epochs of gradient descent", "share in common with context"),
