@@ -28,10 +28,10 @@ image (FCN). 300 full-batch steps of gradient descent, to which the theorem appl
 control), on the logistic loss; the threshold is 0 for a third of them, then rises to its end. Learning rates are chosen on other
 seeds; the end, of 0, 0.2 and 0.4, on 1,000 other images for each model and size, since 0.4 leaves an FCN silent on most images.
 Noise 0.57 / sqrt(k), k = 8, 16 and d = 16, 32, 64. A model's need is the sample size from which on every larger one of a grid (CNN 1
-to 32, LCN 16 to 512, FCN 32 to 1024) has at most a target error, from the mean over seeds and problems, between grid points by a
+to 32, LCN 16 to 512, FCN 32 to 512) has at most a target error, from the mean over seeds and problems, between grid points by a
 straight line in logarithms.
-1. CNN < LCN < FCN for an error of 3% in every cell. At 3% an FCN ends at the best linear rule's 4.0%, so "more than 1024" counts as
-   larger; therefore 2 and 3, where a linear rule suffices.
+1. CNN < LCN < FCN for an error of 3% in every cell. At 3% an FCN ends at the best linear rule's 4.0%, so "more than 512" counts as
+   larger (one cell goes on to 2048); therefore 2 and 3, where a linear rule suffices.
 2. LCN < FCN for 10% in every cell.
 3. CNN < LCN < FCN for 3% at noise 0.4 / sqrt(k), k = d = 16, where the best linear rule's error is 0.6%, and the FCN gets there.
 4. LCN over CNN, for 3%, is at least 1.5 times as large at k = 16 as at k = 8 (theory's k d / (k + d) gives 1.3 to 1.8, k alone 2), in
@@ -41,7 +41,7 @@ straight line in logarithms.
 Reproduced: all. Partly: 1. Not reproduced: 1 fails. Not testable: a CNN doesn't get to 3%. Trial runs on other seeds gave 2 to 3 in
 part 4 and 2.0 to 2.3 in part 5; its threshold is the one set before them."""
 
-SCALES = {"smoke": Scale(seeds=(0,), seconds=4), "cpu": Scale(seeds=(11, 12, 13), seconds=220)}
+SCALES = {"smoke": Scale(seeds=(0,), seconds=4), "cpu": Scale(seeds=(11, 12, 13), seconds=150)}
 
 _N, _D, _ERROR = "samples", "pixels of a patch, d", "test error"
 PANELS = (
@@ -76,6 +76,8 @@ class Size:
     """Each seed's, with signals and images of their own; the larger the model, the less their errors differ."""
     tuning: Mapping[Sharing, tuple[int, ...]]
     """Sample sizes at which learning rates are judged."""
+    further: tuple[int, ...]
+    """Sizes added for the FCN in the cell that is shown, to see where it ends."""
 
 
 SIZES = {
@@ -88,6 +90,7 @@ SIZES = {
         {"conv": (2, 8, 32), "local": (16, 64, 256), "full": (32, 256)},
         {"conv": 2, "local": 1, "full": 1},
         {"conv": (8,), "local": (64,), "full": (64,)},
+        (),
     ),
     "cpu": Size(
         (8, 16),
@@ -98,10 +101,11 @@ SIZES = {
         {
             "conv": (1, 2, 4, 8, 16, 32),
             "local": (16, 32, 64, 128, 256, 512),
-            "full": (32, 64, 128, 256, 512, 1024),
+            "full": (32, 64, 128, 256, 512),
         },
         {"conv": 4, "local": 2, "full": 1},
-        {"conv": (2, 4, 8, 16), "local": (32, 64, 128, 256), "full": (64, 256, 1024)},
+        {"conv": (2, 4, 8, 16), "local": (64, 256), "full": (64, 512)},
+        (1024, 2048),
     ),
 }
 
@@ -133,13 +137,14 @@ def run(scale: str, seed: int, *, report: Report, chosen: Mapping[str, Any]) -> 
     for i, (noise, k, d) in enumerate(cells):
         for sharing, name in NAMES.items():
             report(0.9 * i / len(cells), f"{name}, {k} patches of {d} pixels")
-            make = _descent(chosen["lr"][sharing])
-            errors, bayes = _errors(size, size.grids[sharing], sharing, k, d, noise, seed, make)
-            numbers |= {_key(sharing, noise, k, d, n): e for n, e in zip(size.grids[sharing], errors, strict=True)}
+            more = size.further if sharing == "full" and (noise, k, d) == (HARD, *SHOWN) else ()
+            grid = (*size.grids[sharing], *more)
+            errors, bayes = _errors(size, grid, sharing, k, d, noise, seed, _descent(chosen["lr"][sharing]))
+            numbers |= {_key(sharing, noise, k, d, n): e for n, e in zip(grid, errors, strict=True)}
             if sharing == "conv":
                 numbers[f"Bayes/{noise:g}/{k}/{d}"] = bayes
             panel = {(HARD, *SHOWN): "error", (EASY, *EASIER): "easier"}.get((noise, k, d))
-            curves += [_curve(panel, name, size.grids[sharing], errors)] if panel else []
+            curves += [_curve(panel, name, grid, errors)] if panel else []
     for i, (sharing, name) in enumerate(NAMES.items()):
         report(0.9 + 0.03 * i, f"{name} by Adam")
         errors, _ = _errors(size, size.grids[sharing], sharing, *SHOWN, HARD, seed, _adam)
@@ -279,7 +284,10 @@ def _theory(size: Size) -> list[Curve]:
     """What the best linear rule and a CNN that knows the signal err, and the bounds on needs without their constants."""
     curves = []
     for panel, noise, (k, _) in (("error", HARD, SHOWN), ("easier", EASY, EASIER), ("adam", HARD, SHOWN)):
-        x = (float(size.grids["conv"][0]), float(size.grids["full"][-1]))
+        x = (
+            float(size.grids["conv"][0]),
+            float((*size.grids["full"], *size.further)[-1] if panel == "error" else size.grids["full"][-1]),
+        )
         sigma = noise / k**0.5
         curves.append(Curve(panel, "best linear rule", x, (linear_error(k, sigma),) * 2, "theory"))
         oracle = min(oracle_error(k, sigma, b) for b in ENDS)
