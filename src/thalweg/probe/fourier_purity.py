@@ -17,6 +17,7 @@ class FourierPurity(NamedTuple):
         power: of all frequencies but 0.
 
     Example:
+        >>> from thalweg.probe import fourier_purity
         >>> fourier_purity(torch.eye(10)[:, :1]).purity  # one symbol of five: both frequencies alike
         tensor([0.5000])
     """

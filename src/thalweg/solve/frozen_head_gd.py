@@ -22,6 +22,7 @@ class FrozenHeadPath(NamedTuple):
         outputs: on the training points at every step, the start included, ``(steps + 1, n)``.
 
     Example:
+        >>> from thalweg.solve import frozen_head_gd
         >>> X, y = torch.eye(2, dtype=torch.float64), torch.tensor([1.0, -1.0])
         >>> path = frozen_head_gd(X, y, 8, lr=0.5, steps=2, keep=[0, 2])
         >>> path.kept, path.on(X).shape, torch.equal(path.on(X)[1], path.outputs[2])
