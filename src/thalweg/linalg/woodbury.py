@@ -49,3 +49,33 @@ def woodbury_natural_gradient(gradient: Tensor, history: Tensor, damping: float)
     solved = vectors @ (shares / (values.clamp(min=0) + damping)[..., None])
     natural = (g - (past.mT @ solved)[..., 0]) / damping
     return torch.where(good[..., None], natural, math.nan).to(gradient.dtype)
+
+
+def woodbury_natural_member(history: Tensor, gram: Tensor, place: int, damping: float) -> Tensor:
+    r"""``(damping I + H^T H)^{-1} h`` for a row h of H itself: one product with the history, and nothing that cancels with g.
+
+    .. math:: (\lambda I + H^\top H)^{-1} H^\top e = H^\top (\lambda I + H H^\top)^{-1} e
+
+    Args:
+        history: H ``(batch, s, k)``.
+        gram: :math:`H H^\top` ``(batch, s, s)``, float64.
+        place: which row h is.
+        damping: lambda, above 0.
+
+    Returns:
+        Tensor ``(batch, k)``; NaN where the Gram matrix holds NaN or infinities.
+
+    Example:
+        >>> import torch
+        >>> g = torch.tensor([[3.0, 4.0]], dtype=torch.float64)
+        >>> woodbury_natural_member(g[None], (g @ g.mT)[None], 0, damping=1e-3)
+        tensor([[0.1200, 0.1600]], dtype=torch.float64)
+    """
+    if not damping > 0:
+        raise ValueError(f"damping must be a number > 0, not {damping!r}")
+    good = gram.isfinite().all((-2, -1))
+    # Not by Cholesky: rounding makes eigenvalues of the Gram matrix negative that should be 0, by more than the damping is worth.
+    values, vectors = torch.linalg.eigh(torch.where(good[:, None, None], gram, 0))
+    weights = vectors @ (vectors[:, place] / (values.clamp(min=0) + damping))[..., None]
+    weights = torch.where(good[:, None, None], weights, torch.nan)
+    return (weights.mT.to(history.dtype) @ history)[:, 0]

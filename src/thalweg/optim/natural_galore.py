@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.linalg.woodbury import woodbury_natural_gradient
+from thalweg.linalg.woodbury import woodbury_natural_member
 from thalweg.optim.adamw import adam_direction
 from thalweg.optim.engine import matrix
 from thalweg.optim.engine.optimizer import Params
@@ -17,7 +17,13 @@ from thalweg.optim.subspace_optimizer import SubspaceOptimizer
 from thalweg.registry import method
 
 
-@matrix(state={"gradients": lambda m, n, history, **_: (history, m * n)})
+@matrix(
+    state={
+        "gradients": lambda m, n, history, **_: (history, m * n),
+        "gram": (lambda m, n, history, **_: (history, history), torch.float64),
+    },
+    alone=True,
+)
 def natural_gradient(
     stack: Tensor,
     state: dict[str, Tensor],
@@ -44,13 +50,18 @@ def natural_gradient(
         tensor([[-1., -2.]])
     """
     gradient = stack.flatten(1)
-    past = state["gradients"]
-    if past.shape[1]:
-        since = step - 1 if keep_history else (step - 1) % update_every
-        place = torch.arange(past.shape[1], device=past.device)[:, None] == since % past.shape[1]
-        past = torch.where(place, gradient[:, None], past if since else torch.zeros_like(past))
-        state["gradients"] = past
-    return woodbury_natural_gradient(gradient, past, damping).view_as(stack)
+    past, gram = state["gradients"], state["gram"]
+    if not past.shape[1]:
+        return stack / damping
+    since = step - 1 if keep_history else (step - 1) % update_every
+    if not since:
+        past.zero_()
+        gram.zero_()
+    place = since % past.shape[1]
+    past[:, place] = gradient
+    gram[:, place] = gram[:, :, place] = (past @ gradient[..., None])[..., 0].to(torch.float64)
+    state["gradients"], state["gram"] = past.detach(), gram.detach()
+    return woodbury_natural_member(past, gram, place, damping).view_as(stack)
 
 
 @method(

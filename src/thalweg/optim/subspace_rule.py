@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from thalweg.optim.engine.passes import bind
 
 
 def run_rule(
-    rule: Chain, x: Tensor, state: dict[str, Tensor], step: int, hypers: dict[str, Any], param: Any = None
+    rule: Chain, x: Tensor, state: dict[str, Tensor], step: int, hypers: Mapping[str, Any], param: Any = None
 ) -> Tensor:
     """The rule's update; ``state`` gets its new state."""
     bound, values = bind(rule, {"lr": 0.0, "weight_decay": 0.0, **hypers}, step)

@@ -65,8 +65,8 @@ class SubspaceType(TransformType):
         update.__signature__ = inspect.Signature([step, *parameters])  # type: ignore[attr-defined]
         super().__init__(update, "matrix", self._state(), check=self._check_inner, alone=True)
         # Blocks have no state where they aren't active: every draw would compile anew.
-        compiles = plan.basis != "blocks" and all(t.type.kind == "elementwise" for t in plan.rule)
-        self.halves = self if compiles else None
+        self._head, self.rule = _parted(plan.rule)
+        self.halves = self if plan.basis != "blocks" and self.rule.transforms else None
 
     def __reduce__(self) -> Any:
         plan = self.plan
@@ -128,23 +128,25 @@ class SubspaceType(TransformType):
         dtype = self.projector.layout(1, 1, 1)[name][1]
         return shape if dtype is None else (shape, dtype)
 
-    @property
-    def rule(self) -> Chain:
-        """What runs in the subspace."""
-        return self.plan.rule
-
     def _update(self, stack: Tensor, state: dict[str, Tensor], step: int, hypers: dict[str, Any]) -> Tensor:
-        low = self.enter(stack, state, step, hypers)
-        inner = {key: state[key] for key in self.inner_keys}
-        direction = run_rule(self.plan.rule, low, inner, self.count(step, hypers), hypers)
-        state.update(inner)
+        low, begun = self.enter(stack, state, step, hypers)
+        direction = run_rule(self.rule, begun, state, self.count(step, hypers), hypers)
         return self.leave(stack, low, direction, state, hypers)
 
     def count(self, step: int, hypers: Mapping[str, Any]) -> int:
         """The rule's own number of this step."""
         return (step - 1) % hypers["update_every"] + 1 if self.plan.on_switch == "reset" else step
 
-    def enter(self, stack: Tensor, state: dict[str, Tensor], step: int, hypers: Mapping[str, Any]) -> Tensor:
+    def enter(
+        self, stack: Tensor, state: dict[str, Tensor], step: int, hypers: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        """The gradient in its subspace, and what the first part of the rule made of it."""
+        low = self._projected(stack, state, step, hypers)
+        if not self._head.transforms:
+            return low, low
+        return low, run_rule(self._head, low, state, self.count(step, hypers), hypers)
+
+    def _projected(self, stack: Tensor, state: dict[str, Tensor], step: int, hypers: Mapping[str, Any]) -> Tensor:
         """The gradient in its subspace, a new one if it is time for one."""
         x = self._seen(stack, state)
         kept = {name: state[name] for name in self.projector.names}
@@ -208,6 +210,15 @@ class SubspaceType(TransformType):
                 for name, key in zip(transform.type.state, keys, strict=True):
                     switched[key] = self.projector.carry(inner[key], old, new, name in SQUARES)
         return switched
+
+
+def _parted(rule: Chain) -> tuple[Chain, Chain]:
+    """A rule up to its last transform of matrices, and the elementwise rest of it, if that keeps its names of state when alone."""
+    count = len(rule.transforms)
+    first = max((i + 1 for i, t in enumerate(rule) if t.type.kind != "elementwise"), default=0)
+    head, rest = Chain(rule.transforms[:first]), Chain(rule.transforms[first:])
+    same = rest.state_names == rule.state_names[first:count]
+    return (head, rest) if same else (rule, Chain(()))
 
 
 def own_hypers(plan: Plan) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from thalweg.optim.engine.buckets import Bucket
-from thalweg.optim.engine.matrices import CACHED, Shape, Sink, State, View
+from thalweg.optim.engine.matrices import CACHED, Shape, Sink, State, View, store
 from thalweg.optim.engine.passes import BoundTransform, Call, Done, Pass, bind, compute_dtype
 from thalweg.optim.engine.transform import Chain
 
@@ -21,14 +21,14 @@ class Halves(Protocol):
     def rule(self) -> Chain:
         """What comes between: elementwise transforms that don't need the weights."""
 
-    def enter(self, stack: Tensor, state: State, step: int, hypers: Mapping[str, Any]) -> Tensor:
-        """What the rule gets; assigns what state changes, the rule's too."""
+    def enter(self, stack: Tensor, state: State, step: int, hypers: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """What :meth:`leave` needs to know again, and what the rule gets; assigns what state changes, the rule's too."""
 
     def count(self, step: int, hypers: Mapping[str, Any]) -> int:
         """The rule's own number of this step."""
 
     def leave(self, stack: Tensor, low: Tensor, direction: Tensor, state: State, hypers: Mapping[str, Any]) -> Tensor:
-        """The update, from what the rule got and made of it; assigns what state changes."""
+        """The update, from what was known and what the rule made of what it got; assigns what state changes."""
 
 
 def large(transforms: Sequence[BoundTransform], bucket: Bucket, shapes: Sequence[Shape]) -> list[int]:
@@ -57,19 +57,21 @@ def map_halves(
     shapes = [view.shape(bucket.params[i].shape) for i in places]
     stacks = [updates[i].reshape(shape) for i, shape in zip(places, shapes, strict=True)]
     kept = [_Kept(transform, view, bucket.states[i], dtype) for i in places]
-    lows = []
+    lows, given = [], []
     for stack, own in zip(stacks, kept, strict=True):
-        lows.append(halves.enter(stack, own.given, step, hypers))
+        low, for_rule = halves.enter(stack, own.given, step, hypers)
+        lows.append(low)
+        given.append(for_rule)
         own.write_back()
     group = {"lr": 0.0, "weight_decay": 0.0, **hypers}
     bound, values = bind(halves.rule, group, halves.count(step, hypers))
     notes = bucket.notes.setdefault(("halves", tuple(places)), {})
     if "beside" not in notes:
-        notes["beside"] = [low.new_zeros(()).expand(low.shape) for low in lows]
+        notes["beside"] = [one.new_zeros(()).expand(one.shape) for one in given]
     states = notes.setdefault("states", [own.stored for own in kept])
-    grids = [(tuple(low.shape), (0,) * low.ndim, tuple(low.shape)) for low in lows]
+    grids = [(tuple(one.shape), (0,) * one.ndim, tuple(one.shape)) for one in given]
     one_pass = Pass(tuple(bound), "update", "matrix")
-    directions, _ = yield Call(one_pass, notes["beside"], lows, states, values, None, None, grids, notes)
+    directions, _ = yield Call(one_pass, notes["beside"], given, states, values, None, None, grids, notes)
     for k, i in enumerate(places):
         done = halves.leave(stacks[k], lows[k], directions[k], kept[k].given, hypers)
         kept[k].write_back()
@@ -94,5 +96,5 @@ class _Kept:
         """Store what was assigned."""
         for name, tensor in self.given.items():
             if tensor is not self._seen[name]:
-                self.stored[name].copy_(tensor)
+                store(tensor, self.stored[name])
                 self._seen[name] = tensor

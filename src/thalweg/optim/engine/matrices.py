@@ -153,8 +153,14 @@ def map_stacks(
         for name in old:
             if new[name] is not old[name]:
                 for (i, cut), part in zip(stack, new[name].split(_lengths(stack)), strict=True):
-                    kept[i][name][cut].copy_(part)
+                    store(part, kept[i][name][cut])
     return result, scales
+
+
+def store(new: Tensor, kept: Tensor) -> None:
+    """Copy new state into what is kept, unless that was changed in place."""
+    if new.data_ptr() != kept.data_ptr():
+        kept.copy_(new)
 
 
 def _parts(

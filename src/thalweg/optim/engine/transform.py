@@ -368,8 +368,9 @@ def matrix(
         state: what is kept for each matrix, as ``{name: shape}``; then it is ``f(stack, state, *, ...) -> stack``. The function
             ``shape(m, n, **hypers) -> tuple`` gives the state's shape for one m x n matrix, of one dimension or more, zero at the
             start; raise a :class:`ValueError` there for matrices that the transform can't take. ``f`` reads ``state[name]``, of
-            shape ``(batch, *shape)``, in the parameters' dtype (float32 at least), and assigns the new tensor to it; it changes
-            nothing in place. ``{name: (shape, torch.int64)}`` keeps state in a dtype of its own instead.
+            shape ``(batch, *shape)``, in the parameters' dtype (float32 at least), and assigns the new tensor to it. Where copying
+            would cost too much it may change it in place and then assign a view of it, ``.detach()``.
+            ``{name: (shape, torch.int64)}`` keeps state in a dtype of its own instead.
         prepare, check: see :func:`elementwise`.
         input_dtype: ``input_dtype(device, dtype, **hypers) -> torch.dtype`` the updates should arrive in; default: as they are.
         vectors: take parameters of fewer than two dimensions too, as one row; else they are refused at construction.
