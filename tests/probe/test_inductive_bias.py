@@ -113,7 +113,8 @@ def test_kernel_bias_against_counting():
 
 def test_less_error_takes_more_bias():
     posterior, Y_test = problem()
-    found = [kernel_inductive_bias(posterior, Y_test, eps) for eps in (1e-3, 1e-2, 0.1, 1.0, 1e3)]
+    found = kernel_inductive_bias(posterior, Y_test, (1e-3, 1e-2, 0.1, 1.0, 1e3))
+    assert found[2] == kernel_inductive_bias(posterior, Y_test, 0.1)
     assert found == sorted(found, reverse=True) and found[-1] == pytest.approx(0, abs=1e-12)
     errors = sample_test_errors(posterior, Y_test, 200, generator=torch.Generator().manual_seed(0))
     fitted = [required_inductive_bias(errors, eps).value for eps in (1e-3, 1e-2, 0.1, 1.0, 1e3)]

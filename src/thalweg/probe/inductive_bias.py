@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
@@ -253,15 +253,32 @@ def required_inductive_bias(
         value = 0.0 if eps >= errors.mean() else math.inf
         return InductiveBias(value, value, value, math.inf, 0.0)
     draws = torch.Generator().manual_seed(0) if generator is None else generator
-    again = (torch.randint(len(errors), (len(errors),), generator=draws) for _ in range(RESAMPLES))
-    sums = [_sums(errors), *(_sums(errors[rows]) for rows in again)]
-    shapes, scales = (column.tolist() for column in _fit_gamma(torch.stack(sums), fit))
+    sums, left = [_sums(errors[None])], RESAMPLES
+    while left:
+        count = min(left, max(1, 2**20 // len(errors)))
+        sums.append(_sums(errors[torch.randint(len(errors), (count, len(errors)), generator=draws)]))
+        left -= count
+    shapes, scales = (column.tolist() for column in _fit_gamma(torch.cat(sums), fit))
     values = [_in(unit, -log_gamma_cdf(k, eps / c)) for k, c in zip(shapes, scales, strict=True)]
     low, high = torch.tensor(values[1:]).quantile(torch.tensor([0.025, 0.975])).tolist()
     return InductiveBias(values[0], low, high, shapes[0], scales[0])
 
 
-def kernel_inductive_bias(posterior: HypothesisPosterior, Y_test: Tensor, eps: float, *, unit: Unit = "bits") -> float:
+@overload
+def kernel_inductive_bias(
+    posterior: HypothesisPosterior, Y_test: Tensor, eps: float, *, unit: Unit = "bits"
+) -> float: ...
+
+
+@overload
+def kernel_inductive_bias(
+    posterior: HypothesisPosterior, Y_test: Tensor, eps: Sequence[float], *, unit: Unit = "bits"
+) -> list[float]: ...
+
+
+def kernel_inductive_bias(
+    posterior: HypothesisPosterior, Y_test: Tensor, eps: float | Sequence[float], *, unit: Unit = "bits"
+) -> float | list[float]:
     r"""The bias that an error of ``eps`` demands of a kernel's functions, without sampling or a fitted tail.
 
     In the eigenbasis of :math:`\Sigma` the error is a weighted sum of squares of shifted normal numbers, whose tail
@@ -270,11 +287,11 @@ def kernel_inductive_bias(posterior: HypothesisPosterior, Y_test: Tensor, eps: f
     Args:
         posterior: of :func:`kernel_hypothesis_posterior`.
         Y_test: ``(T, C)``.
-        eps: the error to reach, positive.
+        eps: the error to reach, positive, or several.
         unit: ``"bits"`` (default) or ``"nats"``.
 
     Returns:
-        Infinity where no function of the posterior reaches ``eps``.
+        A number for each ``eps``; infinity where no function of the posterior reaches it.
 
     Raises:
         ValueError: shapes don't fit, ``eps`` isn't positive, or unknown ``unit``.
@@ -285,14 +302,22 @@ def kernel_inductive_bias(posterior: HypothesisPosterior, Y_test: Tensor, eps: f
         >>> round(kernel_inductive_bias(posterior, torch.zeros(10, 1), 0.5), 2)  # 3.19996 by the formula
         3.2
     """
-    _check(eps, unit)
+    several = [eps] if isinstance(eps, (int, float)) else list(eps)
+    for error in several:
+        _check(error, unit)
     weights, shifted = _principal_errors(posterior, Y_test)
     free = weights > 1e-12 * weights.max().clamp(min=1e-300)
-    left = eps * shifted.numel() - shifted[~free].square().sum().item()
-    if not free.any():
-        return 0.0 if left >= 0 else math.inf
     lam = weights[free, None].expand(-1, shifted.shape[1])
-    return _in(unit, -log_quadratic_cdf(lam, shifted[free] / lam.sqrt(), left))
+    shifts, fixed = shifted[free] / lam.sqrt(), shifted[~free].square().sum().item()
+
+    def bias(error: float) -> float:
+        left = error * shifted.numel() - fixed
+        if not len(lam):
+            return 0.0 if left >= 0 else math.inf
+        return _in(unit, -log_quadratic_cdf(lam, shifts, left))
+
+    found = [bias(error) for error in several]
+    return found[0] if isinstance(eps, (int, float)) else found
 
 
 def _principal_errors(posterior: HypothesisPosterior, Y_test: Tensor) -> tuple[Tensor, Tensor]:
@@ -308,9 +333,9 @@ def _principal_errors(posterior: HypothesisPosterior, Y_test: Tensor) -> tuple[T
 
 
 def _sums(errors: Tensor) -> Tensor:
-    """Mean, variance, and logarithm of the mean less the mean logarithm."""
-    mean = errors.mean()
-    return torch.stack([mean, errors.var(), mean.log() - errors.clamp(min=1e-300).log().mean()])
+    """Of each row: mean, variance, and logarithm of the mean less the mean logarithm; ``(rows, 3)``."""
+    mean = errors.mean(1)
+    return torch.stack([mean, errors.var(1), mean.log() - errors.clamp(min=1e-300).log().mean(1)], 1)
 
 
 def _fit_gamma(sums: Tensor, fit: str) -> tuple[Tensor, Tensor]:

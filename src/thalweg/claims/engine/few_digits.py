@@ -1,0 +1,116 @@
+"""Models of six kinds, from a tree to a convolutional network, that learn a hundred digits of 14 x 14 pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from thalweg.probe import kernel_hypothesis_posterior, rbf_kernel
+from thalweg.tasks.mnist5k import read_images
+from thalweg.tasks.split import stratified_split
+
+DIGITS, OTHERS, CLASSES = 100, 500, 10
+MODELS = ("convolutional", "fully connected", "kernel regression", "ridge", "nearest neighbours", "tree")
+GRIDS = {
+    "convolutional": (-3.5, -3.0, -2.5, -2.0),
+    "fully connected": (-3.5, -3.0, -2.5, -2.0),
+    "kernel regression": (-0.75, -0.5, -0.25, 0.0),
+    "ridge": (-2.0, -1.0, 0.0, 1.0),
+    "nearest neighbours": (0.0, 0.3, 0.6, 0.9),
+    "tree": (0.7, 1.0, 1.3, 1.6),
+}
+"""Exponents of ten of the one setting: learning rate, length, penalty, neighbours, leaves."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Digits and their classes as one-hot rows less a tenth."""
+
+    X: Tensor
+    Y: Tensor
+    X_test: Tensor
+    Y_test: Tensor
+
+
+@cache
+def _pools() -> dict[str, tuple[Tensor, Tensor]]:
+    """Digits of 14 x 14 pixels, 2,000 to choose settings on and 3,000 that decide."""
+    images, labels = read_images()
+    images = F.avg_pool2d(images, 2)
+    deciding, choosing = stratified_split(labels, 2000)
+    mean, std = images[choosing].mean(), images[choosing].std()
+    parts = {"choosing": choosing, "deciding": deciding}
+    return {name: ((images[rows] - mean) / std, labels[rows]) for name, rows in parts.items()}
+
+
+def digits(pool: Literal["choosing", "deciding"], seed: int) -> Data:
+    """A random hundred to learn and 500 to be tested on."""
+    images, labels = _pools()[pool]
+    rows = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))[: DIGITS + OTHERS]
+    X, Y = images[rows], F.one_hot(labels[rows], CLASSES).float() - 1 / CLASSES
+    return Data(X[:DIGITS], Y[:DIGITS], X[DIGITS:], Y[DIGITS:])
+
+
+def squared_errors(model: str, setting: float, data: Data, steps: int, seed: int) -> list[float]:
+    """Squared error on the test digits: of networks during training, of the others once."""
+    if model in ("convolutional", "fully connected"):
+        return _train(model, setting, data, steps, seed)
+    X, Y, X_test = data.X.flatten(1).double(), data.Y.double(), data.X_test.flatten(1).double()
+    fits: dict[str, Callable[[], Tensor]] = {
+        "kernel regression": lambda: kernel_hypothesis_posterior(X, Y, X_test, rbf_kernel(setting)).mean,
+        "ridge": lambda: X_test @ X.T @ torch.linalg.solve(X @ X.T + setting * X.shape[1] * torch.eye(DIGITS), Y),
+        "nearest neighbours": lambda: Y[
+            torch.cdist(X_test, X).topk(min(DIGITS, max(1, round(setting))), largest=False).indices
+        ].mean(1),
+        "tree": lambda: _tree(X, data.Y.argmax(1), X_test, max(2, round(setting))),
+    }
+    return [(fits[model]() - data.Y_test).square().mean().item()]
+
+
+def _tree(X: Tensor, labels: Tensor, X_test: Tensor, leaves: int) -> Tensor:
+    from sklearn.tree import DecisionTreeClassifier
+
+    fitted = DecisionTreeClassifier(max_leaf_nodes=leaves, random_state=0).fit(X.numpy(), labels.numpy())
+    shares = torch.zeros(len(X_test), CLASSES, dtype=torch.float64)
+    shares[:, torch.from_numpy(fitted.classes_)] = torch.from_numpy(fitted.predict_proba(X_test.numpy()))
+    return shares - 1 / CLASSES
+
+
+def recorded(steps: int) -> list[int]:
+    """A dozen steps, evenly spread on a logarithmic axis, with the last."""
+    return sorted({max(1, round(steps ** (i / 11))) for i in range(12)})
+
+
+def _train(model: str, lr: float, data: Data, steps: int, seed: int) -> list[float]:
+    """Adam on all digits, squared error, a learning rate that falls to zero; errors at :func:`recorded` steps."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = _network(model)
+    optimizer, found = torch.optim.Adam(net.parameters(), lr=lr), []
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
+    shown = set(recorded(steps))
+    for step in range(1, steps + 1):
+        optimizer.zero_grad()
+        F.mse_loss(net(data.X), data.Y).backward()
+        optimizer.step()
+        schedule.step()
+        if step in shown:
+            with torch.no_grad():
+                found.append(F.mse_loss(net(data.X_test), data.Y_test).item())
+    return found
+
+
+def _network(model: str) -> nn.Module:
+    if model == "fully connected":
+        return nn.Sequential(nn.Flatten(), nn.Linear(196, 256), nn.ReLU(), nn.Linear(256, CLASSES))
+    return nn.Sequential(
+        nn.Conv2d(1, 12, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(12, 24, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(3),
+        nn.Flatten(), nn.Linear(216, CLASSES),
+    )  # fmt: skip
