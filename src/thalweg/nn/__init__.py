@@ -7,6 +7,7 @@ from thalweg.nn.grad_norm_cache import GradNormCache
 from thalweg.nn.gradient_descent_attention import gradient_descent_attention
 from thalweg.nn.latent_attention import LatentCache, MultiheadLatentAttention, rotary_embedding
 from thalweg.nn.linear_attention import LinearSelfAttention
+from thalweg.nn.mean_field_quadratic import MeanFieldQuadratic
 from thalweg.nn.mixture_of_experts import MixtureOfExperts, StackedExperts
 from thalweg.nn.momentum_attention import MomentumAttention, MomentumCache, ema_values, split_icl_update
 from thalweg.nn.pair_mlp import PairMLP, centred_squared_loss
@@ -24,6 +25,7 @@ __all__ = [
     "GradNormCache",
     "LatentCache",
     "LinearSelfAttention",
+    "MeanFieldQuadratic",
     "MixtureOfExperts",
     "MomentumAttention",
     "MomentumCache",
