@@ -86,10 +86,15 @@ FAST_ELSEWHERE = 1024
 """The length that the paper's authors give for theirs; not measured here."""
 
 
-def dct_rows(x: Tensor, type: int = 2) -> Tensor:
+def dct_rows(x: Tensor, type: int = 2, product_dtype: torch.dtype | None = None) -> Tensor:
     """The transform of the last dimension by whichever way is faster for its length: a matrix product or :func:`dct`.
 
     Both agree up to rounding.
+
+    Args:
+        x: real, shape ``(..., n)``, in two dimensions or more; a product lies in memory as x does.
+        type: 2 or 3.
+        product_dtype: dtype of the product, and of its result, if there is one (default: x's).
 
     Example:
         >>> import torch
@@ -99,7 +104,9 @@ def dct_rows(x: Tensor, type: int = 2) -> Tensor:
     n = x.shape[-1]
     if n >= FAST_FROM.get(x.device.type, FAST_ELSEWHERE):
         return dct(x, type)
-    return x @ dct_matrix(n, 5 - type, dtype=x.dtype, device=x.device)
+    dtype = product_dtype or x.dtype
+    x, matrix = x.to(dtype), dct_matrix(n, 5 - type, dtype=dtype, device=x.device)
+    return (matrix.mT @ x.mT).mT if x.stride(-2) < x.stride(-1) else x @ matrix
 
 
 def _fast_dct2(x: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ def top_columns(stack: Tensor, rank: int, norm: int = 1) -> Tensor:
         >>> top_columns(torch.tensor([[1.0, 3.0, 2.0]]), 2)
         tensor([1, 2])
     """
-    scores = torch.linalg.vector_norm(stack, norm, dim=-2)
+    scores = (stack.abs() if norm == 1 else stack.square()).sum(-2)  # the same order, and faster than norms of columns
     return scores.argsort(dim=-1, descending=True, stable=True)[..., :rank].sort(-1).values
 
 

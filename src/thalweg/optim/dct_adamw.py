@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from thalweg.optim.adamw import adam_direction
@@ -43,6 +44,7 @@ class DCTAdamW(SubspaceOptimizer):
         selection_norm: 1 (default), or 2, which keeps most of the Frobenius norm.
         on_switch: "rotate" (default), "keep" or "reset".
         error_feedback: add what was left out to the next gradient; takes a full-size tensor of state (default False).
+        projection_dtype: of the products with the basis; see :func:`thalweg.optim.subspace`.
         rest_lr, rest_betas, rest_eps, rest_weight_decay: AdamW's settings for the rest (1e-3, (0.9, 0.999), 1e-8, 0).
         options: see :class:`~thalweg.optim.EngineOptions`.
 
@@ -70,6 +72,7 @@ class DCTAdamW(SubspaceOptimizer):
         selection_norm: int = 1,
         on_switch: str = "rotate",
         error_feedback: bool = False,
+        projection_dtype: torch.dtype | str | None = None,
         rest_lr: float = 1e-3,
         rest_betas: tuple[float, float] = (0.9, 0.999),
         rest_eps: float = 1e-8,
@@ -86,6 +89,7 @@ class DCTAdamW(SubspaceOptimizer):
             on_switch=on_switch,
             update_every=update_every,
             selection_norm=selection_norm,
+            projection_dtype=projection_dtype,
         )
         rest = {"lr": rest_lr, "betas": rest_betas, "eps": rest_eps, "weight_decay": rest_weight_decay}
         super().__init__(params, chain, lr=lr, weight_decay=weight_decay, rest=rest, **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from thalweg.optim.adamw import adam_direction
@@ -42,6 +43,7 @@ class Fira(SubspaceOptimizer):
         norm_growth_limit: :math:`\gamma`, at least 1 (default 1.01); None: no limit.
         scaling: "column": one ratio for each row (from the left: column) of the longer side; "matrix": one for the matrix.
         reference_residual: take :math:`G - s R P^\top` for the residual, as the published package does (default False).
+        projection_dtype: of the products with the basis; see :func:`thalweg.optim.subspace`.
         rest_lr, rest_betas, rest_eps, rest_weight_decay: AdamW's settings for the rest (1e-3, (0.9, 0.999), 1e-8, 0).
         options: see :class:`~thalweg.optim.EngineOptions`.
 
@@ -71,6 +73,7 @@ class Fira(SubspaceOptimizer):
         norm_growth_limit: float | None = 1.01,
         scaling: str = "column",
         reference_residual: bool = False,
+        projection_dtype: torch.dtype | str | None = None,
         rest_lr: float = 1e-3,
         rest_betas: tuple[float, float] = (0.9, 0.999),
         rest_eps: float = 1e-8,
@@ -85,6 +88,7 @@ class Fira(SubspaceOptimizer):
             update_every=update_every,
             scale=scale,
             side=side,
+            projection_dtype=projection_dtype,
             scaling=scaling,
             norm_growth_limit=norm_growth_limit,
             reference_residual=reference_residual,

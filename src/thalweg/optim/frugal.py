@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from thalweg.optim.adamw import adam_direction
@@ -60,6 +61,7 @@ class Frugal(SubspaceOptimizer):
             that become active always start from zero, and blocks that cease to be so keep nothing.
         rule: instead of Adam, with settings of its own: ``lion_direction()``, ``momentum()``, ...
         seed: of the draws (default 0).
+        projection_dtype: of the products with the basis; see :func:`thalweg.optim.subspace`.
         rest_lr, rest_betas, rest_eps, rest_weight_decay: AdamW's settings for the rest (1e-3, (0.9, 0.999), 1e-8, 0).
         options: see :class:`~thalweg.optim.EngineOptions`.
 
@@ -93,6 +95,7 @@ class Frugal(SubspaceOptimizer):
         on_switch: str = "reset",
         rule: Chain | Transform | None = None,
         seed: int = 0,
+        projection_dtype: torch.dtype | str | None = None,
         rest_lr: float = 1e-3,
         rest_betas: tuple[float, float] = (0.9, 0.999),
         rest_eps: float = 1e-8,
@@ -117,6 +120,7 @@ class Frugal(SubspaceOptimizer):
             update_every=update_every,
             scale=scale,
             side=side,
+            projection_dtype=projection_dtype,
             **own,
         )
         rest = {"lr": rest_lr, "betas": rest_betas, "eps": rest_eps, "weight_decay": rest_weight_decay}

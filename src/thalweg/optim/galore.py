@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from thalweg.optim.adamw import adam_direction
@@ -77,6 +78,7 @@ class GaLore(SubspaceOptimizer):
         scale: s (default 0.25).
         side: the side that is projected, "std" the shorter one; see :func:`thalweg.optim.subspace`.
         on_switch: what becomes of the moments at a refresh: "keep" (default, as published), "reset" or "rotate".
+        projection_dtype: of the products with the basis; see :func:`thalweg.optim.subspace`.
         rest_lr, rest_betas, rest_eps, rest_weight_decay: AdamW's settings for the rest (1e-3, (0.9, 0.999), 1e-8, 0).
         options: see :class:`~thalweg.optim.EngineOptions`.
 
@@ -103,6 +105,7 @@ class GaLore(SubspaceOptimizer):
         scale: float = 0.25,
         side: str = "std",
         on_switch: str = "keep",
+        projection_dtype: torch.dtype | str | None = None,
         rest_lr: float = 1e-3,
         rest_betas: tuple[float, float] = (0.9, 0.999),
         rest_eps: float = 1e-8,
@@ -111,7 +114,13 @@ class GaLore(SubspaceOptimizer):
     ) -> None:
         uncorrected = adam_direction(betas=betas, eps=eps, bias_correction=False)
         chain = subspace(
-            uncorrected, rank, on_switch=on_switch, update_every=update_every, scale=scale, side=side
+            uncorrected,
+            rank,
+            on_switch=on_switch,
+            update_every=update_every,
+            scale=scale,
+            side=side,
+            projection_dtype=projection_dtype,
         ) >> bias_corrected(betas=betas, update_every=update_every, restarts=on_switch == "reset")
         rest = {"lr": rest_lr, "betas": rest_betas, "eps": rest_eps, "weight_decay": rest_weight_decay}
         super().__init__(params, chain, lr=lr, weight_decay=weight_decay, rest=rest, **options)

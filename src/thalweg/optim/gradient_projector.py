@@ -60,7 +60,7 @@ class GradientProjector(Protocol):
 
 
 class _Products:
-    """What projectors have in common whose way back is a product."""
+    """What projectors have in common whose way back is a product; ``dtype`` is a narrower one for that and the way in."""
 
     def without(self: GradientProjector, x: Tensor, low: Tensor, kept: Kept) -> Tensor:
         return x - self.up(low, kept, x)
@@ -76,6 +76,7 @@ class DenseProjector(_Products):
     """Orthonormal columns B ``(N, r)``, by singular value decomposition or random: ``low = X B``."""
 
     random: bool = False
+    dtype: torch.dtype | None = None
     names: tuple[str, ...] = ("basis",)
 
     def largest_rank(self, rows: int, columns: int) -> int:
@@ -96,10 +97,10 @@ class DenseProjector(_Products):
         return new, self.down(x, new)
 
     def down(self, x: Tensor, kept: Kept) -> Tensor:
-        return product_like(x, kept["basis"], x).contiguous()
+        return product_like(x, kept["basis"], x, self.dtype).to(x.dtype).contiguous()
 
     def up(self, low: Tensor, kept: Kept, like: Tensor) -> Tensor:
-        return product_like(low, kept["basis"].mT, like)
+        return product_like(low, kept["basis"].mT, like, self.dtype)
 
     def carry(self, low: Tensor, old: Kept, new: Kept, squares: bool) -> Tensor:
         return low @ _rotation(old["basis"], new["basis"], squares)
@@ -109,6 +110,7 @@ class DenseProjector(_Products):
 class TwoSidedProjector(_Products):
     """Singular vectors of both sides, A ``(M, r)`` and B ``(N, r)``: ``low = A^T X B`` is r x r."""
 
+    dtype: torch.dtype | None = None
     names: tuple[str, ...] = ("basis", "left_basis")
 
     def largest_rank(self, rows: int, columns: int) -> int:
@@ -126,10 +128,10 @@ class TwoSidedProjector(_Products):
         return new, self.down(x, new)
 
     def down(self, x: Tensor, kept: Kept) -> Tensor:
-        return kept["left_basis"].mT @ (x @ kept["basis"])
+        return kept["left_basis"].mT @ product_like(x, kept["basis"], x, self.dtype).to(x.dtype)
 
     def up(self, low: Tensor, kept: Kept, like: Tensor) -> Tensor:
-        return product_like(kept["left_basis"] @ low, kept["basis"].mT, like)
+        return product_like(kept["left_basis"] @ low, kept["basis"].mT, like, self.dtype)
 
     def carry(self, low: Tensor, old: Kept, new: Kept, squares: bool) -> Tensor:
         left, right = (_rotation(old[name], new[name], squares) for name in ("left_basis", "basis"))
@@ -145,6 +147,7 @@ class ColumnProjector(_Products):
     """
 
     transform: str | None = None
+    dtype: torch.dtype | None = None
     names: tuple[str, ...] = ("columns",)
 
     def largest_rank(self, rows: int, columns: int) -> int:
@@ -164,20 +167,20 @@ class ColumnProjector(_Products):
         else:
             spread = self._spread(x)
             chosen = top_columns(spread, old.shape[-1], norm)
-        low = _picked(spread, chosen)
+        low = _picked(spread, chosen).to(x.dtype)
         return {"columns": chosen.to(torch.int32)}, low
 
     def down(self, x: Tensor, kept: Kept) -> Tensor:
         chosen = kept["columns"].long()
         if self.transform is None:
             return _picked(x, chosen)
-        return product_like(x, self._basis(x).mT[chosen].mT, x).contiguous()
+        return product_like(x, self._basis(x).mT[chosen].mT, x, self.dtype).to(x.dtype).contiguous()
 
     def up(self, low: Tensor, kept: Kept, like: Tensor) -> Tensor:
         chosen = kept["columns"].long()
         if self.transform is None:
             return _put(torch.zeros_like(like), chosen, low)
-        return product_like(low, self._basis(like).mT[chosen], like)
+        return product_like(low, self._basis(like).mT[chosen], like, self.dtype)
 
     def without(self, x: Tensor, low: Tensor, kept: Kept) -> Tensor:
         if self.transform is None:
@@ -193,13 +196,13 @@ class ColumnProjector(_Products):
         """Columns that are in both are carried over as they are; the others start from 0."""
         match = old["columns"][:, :, None] == new["columns"][:, None, :]
         place = match.to(torch.uint8).argmax(1)[:, None, :].expand(-1, low.shape[1], -1)
-        return torch.where(match.any(1)[:, None, :], low.gather(-1, place), 0)
+        return low.gather(-1, place).masked_fill_(~match.any(1)[:, None, :], 0)
 
     def _spread(self, x: Tensor) -> Tensor:
         """``X Q``: for dct2 the DCT-II of the rows, and so is Q the DCT-III matrix."""
         if self.transform == "haar":
-            return x @ self._basis(x)
-        return dct_rows(x, 2 if self.transform == "dct2" else 3)
+            return product_like(x, self._basis(x), x, self.dtype)
+        return dct_rows(x, 2 if self.transform == "dct2" else 3, self.dtype)
 
     def _basis(self, x: Tensor) -> Tensor:
         """Q ``(N, N)``."""
@@ -222,6 +225,7 @@ class BlockProjector:
     equal shapes go together, so a stack has matrices of one kind only.
     """
 
+    dtype: torch.dtype | None = None  # nothing is multiplied
     names: tuple[str, ...] = ("active",)
 
     def largest_rank(self, rows: int, columns: int) -> int:
@@ -252,21 +256,24 @@ class BlockProjector:
         return low
 
 
-PROJECTORS: dict[str, Callable[[], GradientProjector]] = {
+PROJECTORS: dict[str, Callable[..., GradientProjector]] = {
     "svd": DenseProjector,
-    "random": lambda: DenseProjector(random=True),
+    "random": functools.partial(DenseProjector, True),
     "svd_both": TwoSidedProjector,
-    "dct2": lambda: ColumnProjector("dct2"),
-    "dct3": lambda: ColumnProjector("dct3"),
-    "haar": lambda: ColumnProjector("haar"),
+    "dct2": functools.partial(ColumnProjector, "dct2"),
+    "dct3": functools.partial(ColumnProjector, "dct3"),
+    "haar": functools.partial(ColumnProjector, "haar"),
     "columns": ColumnProjector,
     "blocks": BlockProjector,
 }
-"""Bases by name."""
+"""Bases by name; each takes ``dtype``, that of its products."""
 
 
-def product_like(a: Tensor, b: Tensor, like: Tensor) -> Tensor:
-    """``a @ b`` in rows or columns, as ``like`` lies in memory: what follows then runs over all in one order."""
+def product_like(a: Tensor, b: Tensor, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """``a @ b`` in rows or columns, as ``like`` lies in memory, so that what follows runs over all in one order. It is worked out and
+    returned in ``dtype`` (None: their own)."""
+    if dtype is not None:
+        a, b = a.to(dtype), b.to(dtype)
     if like.stride(-2) < like.stride(-1):
         return product(b.mT, a.mT).mT
     return product(a, b)

@@ -90,6 +90,7 @@ class NaturalGaLore(SubspaceOptimizer):
         damping: :math:`\lambda`, above 0 (default 1e-3).
         sides: "std" projects the shorter side, as in the paper's text (default); "both" projects both, to r x r, as its code does.
         keep_history: keep the history when the subspace changes, as the paper's code does (default False).
+        projection_dtype: of the products with the basis; see :func:`thalweg.optim.subspace`.
         rest_lr, rest_betas, rest_eps, rest_weight_decay: AdamW's settings for the rest (1e-3, (0.9, 0.999), 1e-8, 0).
         options: see :class:`~thalweg.optim.EngineOptions`.
 
@@ -120,6 +121,7 @@ class NaturalGaLore(SubspaceOptimizer):
         sides: str = "std",
         keep_history: bool = False,
         on_switch: str = "keep",
+        projection_dtype: torch.dtype | str | None = None,
         rest_lr: float = 1e-3,
         rest_betas: tuple[float, float] = (0.9, 0.999),
         rest_eps: float = 1e-8,
@@ -138,6 +140,7 @@ class NaturalGaLore(SubspaceOptimizer):
             on_switch=on_switch,
             update_every=update_every,
             scale=scale,
+            projection_dtype=projection_dtype,
         ) >> bias_corrected(betas=betas, update_every=update_every, restarts=on_switch == "reset")
         rest = {"lr": rest_lr, "betas": rest_betas, "eps": rest_eps, "weight_decay": rest_weight_decay}
         super().__init__(params, chain, lr=lr, weight_decay=weight_decay, rest=rest, **options)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from thalweg.optim.engine import Chain, Transform
 from thalweg.optim.gradient_projector import PROJECTORS
 from thalweg.optim.matrix_sides import SIDES
@@ -23,6 +25,7 @@ def subspace(
     update_every: int = 200,
     scale: float = 1.0,
     side: str = "std",
+    projection_dtype: torch.dtype | str | None = None,
     **hypers: Any,
 ) -> Transform:
     r"""Run ``rule`` on the part of each matrix's gradient that lies in a small subspace; its state has that part's size.
@@ -54,6 +57,8 @@ def subspace(
         scale: s (default 1).
         side: what is projected: "std" the shorter side, rows if equal ("right"); "reverse" the longer; "right" rows, "left" columns;
             "flat" the matrix as one row, which with ``basis="columns"`` picks single entries.
+        projection_dtype: dtype of the products with the basis, into the subspace and back (default: the gradient's, float32 at
+            least). "bfloat16" is faster on hardware made for it; the projected gradient and the update then are exact to 0.3%.
         hypers: ``residual_scale`` (1) for residual="sign" and "sgd"; ``scaling`` ("column": a ratio for each row or column of the
             longer side, or "matrix"), ``norm_growth_limit`` (1.01; None: no limit) and ``reference_residual`` (False; True
             subtracts ``scale`` times the projection, as a published package does) for "scaled"; ``selection_norm`` (1, or 2) for
@@ -82,7 +87,17 @@ def subspace(
     if basis == "blocks":
         raise ValueError("basis='blocks' chooses among an optimizer's matrices: use Subspace or Frugal for it")
     return subspace_transform(
-        rule, rank, density, basis, residual, on_switch, update_every=update_every, scale=scale, side=side, **hypers
+        rule,
+        rank,
+        density,
+        basis,
+        residual,
+        on_switch,
+        update_every=update_every,
+        scale=scale,
+        side=side,
+        projection_dtype=projection_dtype,
+        **hypers,
     )
 
 
@@ -95,6 +110,7 @@ def subspace_transform(
     on_switch: str,
     *,
     side: str = "std",
+    projection_dtype: torch.dtype | str | None = None,
     **hypers: Any,
 ) -> Transform:
     """:func:`subspace`, with blocks."""
@@ -110,7 +126,9 @@ def subspace_transform(
             raise ValueError(f"unknown {name} {value!r} (choose from {', '.join(choices)})")
     if basis == "svd_both" and residual == "scaled" and hypers.get("scaling", "column") != "matrix":
         raise ValueError("basis='svd_both' has no long side: set scaling='matrix'")
-    plan = Plan(Chain.of(rule), basis, residual, on_switch, "right" if basis == "blocks" else side)
+    if isinstance(projection_dtype, torch.dtype):
+        projection_dtype = str(projection_dtype).removeprefix("torch.")
+    plan = Plan(Chain.of(rule), basis, residual, on_switch, "right" if basis == "blocks" else side, projection_dtype)
     size = {"density": float(density)} if density is not None else {"rank": rank}
     given = {**own_hypers(plan), **size, **hypers}
     for name, value in plan.rule.hypers.items():

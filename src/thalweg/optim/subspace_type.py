@@ -34,6 +34,7 @@ class Plan:
     residual: str
     on_switch: str
     side: str
+    projection_dtype: str | None = None
 
 
 @functools.cache
@@ -51,7 +52,7 @@ class SubspaceType(TransformType):
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.projector: GradientProjector = PROJECTORS[plan.basis]()
+        self.projector: GradientProjector = PROJECTORS[plan.basis](dtype=_dtype(plan.projection_dtype))
         check_rule(plan.rule)
         hypers = {**plan.rule.hypers, **own_hypers(plan)}
 
@@ -70,7 +71,7 @@ class SubspaceType(TransformType):
 
     def __reduce__(self) -> Any:
         plan = self.plan
-        return _restore, (plan.rule, plan.basis, plan.residual, plan.on_switch, plan.side)
+        return _restore, (plan.rule, plan.basis, plan.residual, plan.on_switch, plan.side, plan.projection_dtype)
 
     def _check_inner(self, **hypers: Any) -> None:
         for transform in self.plan.rule:
@@ -189,7 +190,7 @@ class SubspaceType(TransformType):
             norm = residual_norm(x, low, ratio, share, lambda: projector.without(x, share * low, kept))
             excess, state["residual_norm"] = limit_growth(norm, state["residual_norm"], hypers["norm_growth_limit"])
             ratio = ratio / excess[:, :, None]
-            return projector.up(scale * direction - share * ratio * low, kept, x).addcmul_(x, ratio)
+            return (x * ratio).add_(projector.up(scale * direction - share * ratio * low, kept, x))
         factor = scale * hypers["residual_scale"]
 
         def outside(rest: Tensor) -> Tensor:
@@ -210,6 +211,13 @@ class SubspaceType(TransformType):
                 for name, key in zip(transform.type.state, keys, strict=True):
                     switched[key] = self.projector.carry(inner[key], old, new, name in SQUARES)
         return switched
+
+
+def _dtype(name: str | None) -> torch.dtype | None:
+    found = None if name is None else getattr(torch, name, None)
+    if name is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise ValueError(f"unknown projection_dtype {name!r} (choose from float32, float64, bfloat16)")
+    return found
 
 
 def _parted(rule: Chain) -> tuple[Chain, Chain]:
