@@ -2,6 +2,7 @@
 
 from thalweg.solve.attention_descent import AttentionPath, attention_gradient, normalized_attention_descent
 from thalweg.solve.attention_svm import AttentionSVM, attention_svm, locally_optimal
+from thalweg.solve.factor_model import FactorModelMLE
 from thalweg.solve.feature_energy import Ascent, ascend_feature_energy, cyclic_energy, feature_energy, feature_signal
 from thalweg.solve.frozen_head_gd import FrozenHeadPath, first_step_direction, frozen_head_gd
 from thalweg.solve.iterative_newton import (
@@ -12,6 +13,7 @@ from thalweg.solve.iterative_newton import (
     similarity_of_errors,
 )
 from thalweg.solve.kernel_descent import early_stopping_time, kernel_gd_path, relu_ntk
+from thalweg.solve.langevin import langevin_samples
 from thalweg.solve.matrix_sensing import (
     Factors,
     MatrixSensing,
@@ -22,20 +24,27 @@ from thalweg.solve.matrix_sensing import (
 )
 from thalweg.solve.normalized_logistic_gd import logistic_gd, logistic_scale, normalized_logistic_loss
 from thalweg.solve.perceptron import batch_perceptron, perceptron
+from thalweg.solve.pretrained import ClusterVote, LeastSquares, PretrainThenERM
 from thalweg.solve.robust_recovery import Recovery, l1_subgradient, sign_rip_scale, sign_spectral_init, subgm
 from thalweg.solve.separation import History, LinearResult, iteration_bound, margin
 from thalweg.solve.spectral_filter import condition_number, gd_path_solution, ridge_path_solution
+from thalweg.solve.spherical_mixture import SphericalMixtureMLE
 
 __all__ = [
     "Ascent",
     "AttentionPath",
     "AttentionSVM",
+    "ClusterVote",
+    "FactorModelMLE",
     "Factors",
     "FrozenHeadPath",
     "History",
+    "LeastSquares",
     "LinearResult",
     "MatrixSensing",
+    "PretrainThenERM",
     "Recovery",
+    "SphericalMixtureMLE",
     "ascend_feature_energy",
     "asymmetric_rate",
     "attention_gradient",
@@ -55,6 +64,7 @@ __all__ = [
     "iterative_newton_lstsq",
     "kernel_gd_path",
     "l1_subgradient",
+    "langevin_samples",
     "locally_optimal",
     "logistic_gd",
     "logistic_scale",

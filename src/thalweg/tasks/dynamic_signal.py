@@ -94,7 +94,7 @@ def bayes_score(x: Tensor, signal: Tensor, noise_std: float) -> Tensor:
 
     Example:
         >>> bayes_score(torch.tensor([[[2.0], [0.0]]]), torch.ones(1), 1.0)
-        tensor([2.0000])
+        tensor([2.])
     """
     z = (x @ signal.unsqueeze(-1).unsqueeze(-3)).squeeze(-1) / noise_std**2
     return z.logsumexp(-1) - (-z).logsumexp(-1)
