@@ -1,10 +1,11 @@
 import math
+from itertools import pairwise
 
 import pytest
 
 from thalweg.race import recipe as recipes
 from thalweg.race.records import Run
-from thalweg.race.tuning import best_trial, edges, score, sobol_points, trial_settings
+from thalweg.race.tuning import best_trial, edges, even_points, score, sobol_points, trial_settings
 
 recipes.load_methods()
 SPACE = {
@@ -45,6 +46,19 @@ def test_points_fill_the_space_evenly():
 def test_recipes_with_the_same_space_try_the_same_points():
     fixed = trial_settings(recipes.parse("adamw(betas=(0.9, 0.95))"), 6)
     assert fixed == trial_settings(recipes.parse("adamw"), 6)
+
+
+def test_a_single_number_is_tried_at_even_distances():
+    default, *others = trial_settings(recipes.parse("adamw(lr=log(1e-4, 0.1), weight_decay=0.0)"), 10)
+    rates = [settings["lr"] for settings in others]
+    assert default == {"lr": 1e-3}
+    assert [b / a for a, b in pairwise(rates)] == pytest.approx([10 ** (1 / 3)] * 8)
+    assert rates[0] / 1e-4 == pytest.approx(0.1 / rates[-1])
+    assert [p["rank"] for p in even_points({"rank": ("int", 2, 10)}, 4)] == [3, 5, 7, 9]
+    assert even_points({"x": ("linear", 0.0, 1.0)}, 2) == [{"x": 0.25}, {"x": 0.75}]
+    assert (
+        len(trial_settings(recipes.parse("lion_k(lr=0.1, threshold=0.1, weight_decay=0.0)"), 6)) == 6
+    )  # a choice is left
 
 
 def test_nothing_to_tune_is_one_trial():

@@ -1,9 +1,10 @@
 """Equal tuning for every recipe: the same number of settings, drawn from its declared search space, the same way.
 
 Trial 0 is each method's published default. Trials 1 to n - 1 are the points of a scrambled Sobol sequence over the
-search space, with the same sampler seed for all recipes. Point ``i`` depends on the space, the seed and ``i`` alone,
-so the race doesn't depend on how many workers it has, on their order, or on interruptions; and recipes with the same
-space are tried at the same points. This is the external tuning of the AlgoPerf benchmark (arXiv:2306.07179):
+search space, with the same sampler seed for all recipes. Where a single number is tuned they lie evenly over its range
+instead: few random points of a line leave gaps. What is tried depends on the space, the seed and the number of trials
+alone, so the race doesn't depend on how many workers it has, on their order, or on interruptions; and recipes with the
+same space are tried at the same points. This is the external tuning of the AlgoPerf benchmark (arXiv:2306.07179):
 quasi-random search with an equal number of trials. An adaptive sampler would spend its trials better, but by an amount
 that depends on the order in which trials end.
 """
@@ -40,7 +41,29 @@ def trial_settings(recipe: Recipe, trials: int, seed: int = 0) -> list[dict[str,
     space = recipe.search_space()
     if not space:
         return [{}]
-    return [recipe.defaults(), *sobol_points(space, trials - 1, seed)]
+    drawn = even_points(space, trials - 1) if _single_number(space) else sobol_points(space, trials - 1, seed)
+    return [recipe.defaults(), *drawn]
+
+
+def even_points(space: Mapping[str, Space], count: int) -> list[dict[str, Any]]:
+    """``count`` points in the middle of as many equal parts of the range of one number, from the lowest on.
+
+    Whole numbers come twice where there are fewer of them than parts.
+
+    Example:
+        >>> [round(point["lr"], 6) for point in even_points({"lr": ("log", 1e-4, 1e-1)}, 3)]
+        [0.000316, 0.003162, 0.031623]
+    """
+    ((key, (kind, low, high)),) = space.items()
+    if kind == "log":
+        low, high = math.log(low), math.log(high)
+    values = [low + (high - low) * (part + 0.5) / count for part in range(count)]
+    made = [math.exp(value) if kind == "log" else round(value) if kind == "int" else value for value in values]
+    return [{key: value} for value in made]
+
+
+def _single_number(space: Mapping[str, Space]) -> bool:
+    return [kind != "choice" for kind, *_ in space.values()] == [True]
 
 
 def sobol_points(space: Mapping[str, Space], count: int, seed: int = 0) -> list[dict[str, Any]]:

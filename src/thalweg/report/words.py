@@ -142,7 +142,8 @@ def _tuning(result: RaceResult) -> str:
         f"Every recipe, the baseline included, was given {count(most, 'setting')} to try: its published default first, "
     )
     text += (
-        "then points of one quasi-random (Sobol) sequence over its search space, with the same sampler seed for all."
+        "then points of one quasi-random (Sobol) sequence over its search space, with the same sampler seed for all, "
+        "or evenly spaced ones where it has a single number to tune."
     )
     if per and per[0] == per[-1] and per[0] > 1:
         text += f" Each setting was trained on {number(per[0], 2, pad=False)} tuning seeds."
