@@ -14,6 +14,7 @@ from thalweg.probe.hessian_spectrum import (
     hessian_eigenvalues,
     spectral_density,
 )
+from thalweg.probe.hypothesis_weight import BayesianMixture, RegretBound, hypothesis_weight, regret_bound
 from thalweg.probe.inductive_bias import (
     HypothesisPosterior,
     InductiveBias,
@@ -45,6 +46,7 @@ from thalweg.probe.sgd_stability import Stability, expected_loss_course, max_sta
 
 __all__ = [
     "AttentionStep",
+    "BayesianMixture",
     "Coherence",
     "FourierPurity",
     "GradientCoherence",
@@ -55,6 +57,7 @@ __all__ = [
     "LazinessTracker",
     "Opposition",
     "OrderSensitivity",
+    "RegretBound",
     "Stability",
     "alternation",
     "barrier",
@@ -71,6 +74,7 @@ __all__ = [
     "gradient_coherence",
     "grokking_times",
     "hessian_eigenvalues",
+    "hypothesis_weight",
     "jacobian_singular_values",
     "kernel_alignment",
     "kernel_hypothesis_posterior",
@@ -89,6 +93,7 @@ __all__ = [
     "overlap_cosine",
     "rbf_kernel",
     "read_off_preconditioner",
+    "regret_bound",
     "representation_alignment",
     "required_inductive_bias",
     "sample_complexity",
