@@ -39,6 +39,11 @@ OURS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "frugal": ("Frugal", "adamw", {"projection": "columns"}),
     "natural_galore": ("NaturalGaLore", "adamw", {"rank": 64}),
     "dct_adamw": ("DCTAdamW", "adamw", {"rank": 64}),
+    "galore_bf16": ("GaLore", "adamw", {"rank": 64, "projection_dtype": "bfloat16"}),
+    "fira_bf16": ("Fira", "adamw", {"rank": 64, "projection_dtype": "bfloat16"}),
+    "natural_galore_both": ("NaturalGaLore", "adamw", {"rank": 64, "sides": "both"}),
+    "dct_adamw_200": ("DCTAdamW", "adamw", {"rank": 64, "update_every": 200}),
+    "dct_adamw_200_bf16": ("DCTAdamW", "adamw", {"rank": 64, "update_every": 200, "projection_dtype": "bfloat16"}),
 }
 """Class, what limits the rule (memory, matrix products, or AdamW's own step), and settings."""
 

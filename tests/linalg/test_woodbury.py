@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from thalweg.linalg.woodbury import woodbury_natural_gradient
+from thalweg.linalg import woodbury
+from thalweg.linalg.woodbury import woodbury_natural_gradient, woodbury_natural_member
 
 F64 = torch.float64
 
@@ -52,3 +53,26 @@ def test_nonfinite_numbers_spread_and_bad_values_are_refused() -> None:
         woodbury_natural_gradient(g, g[:, None], 0.0)
     with pytest.raises(ValueError, match=r"^gradients of 3 numbers don't go with a history of 4 numbers each$"):
         woodbury_natural_gradient(g, torch.ones(2, 1, 4), 1e-3)
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e-4, 0.0])
+@pytest.mark.parametrize("piece", [7, 100])
+def test_of_a_row_of_the_history(spread: float, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32 too, where the rows are nearly equal and large."""
+    monkeypatch.setattr(woodbury, "PIECE", piece)
+    generator = torch.Generator().manual_seed(0)
+    history = 100 * torch.randn(2, 1, 30, generator=generator) + spread * torch.randn(2, 5, 30, generator=generator)
+    history[:, 4] = 0
+    wide = history.to(F64)
+    dense = torch.linalg.solve(1e-3 * torch.eye(30, dtype=F64) + wide.mT @ wide, wide[:, 2])
+    found = woodbury_natural_member(history, 2, 1e-3)
+    assert found.dtype is torch.float32
+    torch.testing.assert_close(found.to(F64), dense, rtol=1e-5, atol=1e-5 * dense.abs().max().item())
+
+
+def test_of_a_row_refused_and_not_finite() -> None:
+    history = torch.tensor([[[1.0, math.nan]], [[1.0, 0.0]]])
+    found = woodbury_natural_member(history, 0, 1.0)
+    assert found[0].isnan().all() and found[1].tolist() == [0.5, 0.0]
+    with pytest.raises(ValueError, match="damping must be a number > 0"):
+        woodbury_natural_member(history, 0, 0.0)

@@ -167,7 +167,7 @@ RULES: dict[str, Rule] = {
         named(NaturalGaLore, lr=0.05, rank=1, update_every=2, history=2, scale=1.0),
         1,
         whole_tensor=True,
-        state_words=subspace_words(4, 1, extra=2 * 2**2),  # a Gram matrix in float64
+        state_words=subspace_words(4, 1),
     ),
     "dct_adamw": Rule(
         named(DCTAdamW, lr=0.05, weight_decay=0.1, rank=2, error_feedback=True),

@@ -17,13 +17,7 @@ from thalweg.optim.subspace_optimizer import SubspaceOptimizer
 from thalweg.registry import method
 
 
-@matrix(
-    state={
-        "gradients": lambda m, n, history, **_: (history, m * n),
-        "gram": (lambda m, n, history, **_: (history, history), torch.float64),
-    },
-    alone=True,
-)
+@matrix(state={"gradients": lambda m, n, history, **_: (history, m * n)}, alone=True)
 def natural_gradient(
     stack: Tensor,
     state: dict[str, Tensor],
@@ -49,19 +43,16 @@ def natural_gradient(
         >>> p.data
         tensor([[-1., -2.]])
     """
-    gradient = stack.flatten(1)
-    past, gram = state["gradients"], state["gram"]
+    past = state["gradients"]
     if not past.shape[1]:
         return stack / damping
     since = step - 1 if keep_history else (step - 1) % update_every
     if not since:
         past.zero_()
-        gram.zero_()
     place = since % past.shape[1]
-    past[:, place] = gradient
-    gram[:, place] = gram[:, :, place] = (past @ gradient[..., None])[..., 0].to(torch.float64)
-    state["gradients"], state["gram"] = past.detach(), gram.detach()
-    return woodbury_natural_member(past, gram, place, damping).view_as(stack)
+    past[:, place] = stack.flatten(1)
+    state["gradients"] = past.detach()
+    return woodbury_natural_member(past, place, damping).view_as(stack).to(stack.dtype)
 
 
 @method(
