@@ -39,9 +39,14 @@ straight line in logarithms.
 5. From d = 16 to 64 the LCN's need for 3% grows at least 2 times in the geometric mean over both k (in proportion to d: 4
    times; as the upper bound's k + d: 2.7 times).
 Reproduced: all. Partly: 1. Not reproduced: 1 fails. Not testable: a CNN doesn't get to 3%. Trial runs on other seeds gave 2 to 3 in
-part 4 and 2.0 to 2.3 in part 5; its threshold is the one set before them."""
+part 4 and 2.0 to 2.3 in part 5; its threshold is the one set before them.
+Second version. The first one chose learning rates in the cell k = 8, d = 32 alone and gave "not reproduced" on seeds 11 to 13: order
+in 5 of 6 cells, and an LCN at k = d = 16 that ended above 3%, also in part 3. Its rate, 0.1, was too small there: of the 16 filters
+some start opposite to the signal, and each that hasn't turned round after 300 steps costs up to 1/16 of the images, whatever the
+number of samples (one seed ended at 0.3%, others at 5% and 12%). Rates are now chosen over three cells, that one too, and at larger
+samples; nothing else is changed but the seeds."""
 
-SCALES = {"smoke": Scale(seeds=(0,), seconds=4), "cpu": Scale(seeds=(11, 12, 13), seconds=150)}
+SCALES = {"smoke": Scale(seeds=(0,), seconds=4), "cpu": Scale(seeds=(21, 22, 23), seconds=220)}
 
 _N, _D, _ERROR = "samples", "pixels of a patch, d", "test error"
 PANELS = (
@@ -75,7 +80,9 @@ class Size:
     problems: Mapping[Sharing, int]
     """Each seed's, with signals and images of their own; the larger the model, the less their errors differ."""
     tuning: Mapping[Sharing, tuple[int, ...]]
-    """Sample sizes at which learning rates are judged."""
+    """Sample sizes at which learning rates are judged,"""
+    tuned: tuple[tuple[int, int], ...]
+    """and the cells."""
     further: tuple[int, ...]
     """Sizes added for the FCN in the cell that is shown, to see where it ends."""
 
@@ -90,6 +97,7 @@ SIZES = {
         {"conv": (2, 8, 32), "local": (16, 64, 256), "full": (32, 256)},
         {"conv": 2, "local": 1, "full": 1},
         {"conv": (8,), "local": (64,), "full": (64,)},
+        (SHOWN,),
         (),
     ),
     "cpu": Size(
@@ -104,23 +112,25 @@ SIZES = {
             "full": (32, 64, 128, 256, 512),
         },
         {"conv": 4, "local": 2, "full": 1},
-        {"conv": (2, 4, 8, 16), "local": (64, 256), "full": (64, 512)},
+        {"conv": (2, 8), "local": (64, 512), "full": (64, 512)},
+        (SHOWN, (16, 16), (16, 64)),
         (1024, 2048),
     ),
 }
 
 
 def choose(scale: str, *, report: Report) -> dict[str, Any]:
-    """The learning rate of each model with the lowest logarithm of the error, mean over sample sizes, on other problems."""
+    """The learning rate of each model with the lowest logarithm of the error, mean over cells and sizes, on other problems."""
     size, lrs = SIZES[scale], {}
-    k, d = SHOWN
     for i, sharing in enumerate(NAMES):
         report(i / 3, f"tuning the {NAMES[sharing]}")
 
         def scores(exponents: list[float], sharing: Sharing = sharing) -> list[float]:
             found = []
             for e in exponents:
-                errors, _ = _errors(size, size.tuning[sharing], sharing, k, d, HARD, TUNING_SEED, _descent(10**e))
+                errors = []
+                for k, d in size.tuned:
+                    errors += _errors(size, size.tuning[sharing], sharing, k, d, HARD, TUNING_SEED, _descent(10**e))[0]
                 found.append(statistics.fmean(math.log(max(error, 1e-3)) for error in errors))
             return found
 
