@@ -99,13 +99,19 @@ def test_rank_correlation_with_ties():
 
 def test_all_that_is_asked_for():
     verdict = judged()
-    assert verdict.word == "reproduced" and "0 runs didn't arrive" in verdict.because and "0.97" in verdict.because
+    assert verdict.word == "reproduced" and "0 of the runs didn't arrive" in verdict.because and "0.97" in verdict.because
     assert judged(against=[("weights", "digits"), ("kernel", "delayed match")]).word == "reproduced"
 
 
 def test_one_measure_fails():
-    verdict = judged(against=[("weights", "digits"), ("weights", "delayed match")])
-    assert verdict.word == "partly" and "gradients" in verdict.because and "2.0" in verdict.because
+    against = [("weights", "digits"), ("weights", "delayed match")]
+    verdict = judged(against=against)
+    assert verdict.word == "partly" and "between seeds than between ranks" in verdict.because
+    seeds = [made(seed, against=against) for seed in range(5)]
+    for numbers in seeds:
+        numbers["weights/delayed match/frobenius/1"] = 0.7
+    verdict = claim.judge([Measurement(numbers) for numbers in seeds])
+    assert verdict.word == "partly" and "on delayed match rank one moves 0.70 and full rank 0.90" in verdict.because
 
 
 def test_no_measure_holds():

@@ -125,7 +125,7 @@ def judge(measurements: list[Measurement]) -> Verdict:
     lines = (f"{measure} {', '.join(f'{rho:.2f}' for rho in by.values())}" for measure, by in found.items())
     because = (
         f"{told} Recurrent networks, rank correlation on {', '.join(counted)}: {'; '.join(lines)} (above 0.8, weights below -0.8, "
-        f"on two tasks); rank one richer than full rank by all three measures on {extremes} of {len(counted)}; {missing} runs "
+        f"on two tasks); rank one richer than full rank by all three measures on {extremes} of {len(counted)}; {missing} of the runs "
         "didn't arrive."
     )
     if first and all(count >= 2 for count in agree.values()):
@@ -157,16 +157,20 @@ def _why(seeds: Sequence[Numbers], tasks: Sequence[str], ranks: Sequence[int], f
     """What the measures that fail have against them."""
     if failed != ["weights"]:
         return "ranks in the middle don't differ from full rank by more than seeds do, at this width and few steps."
-    share = [
-        statistics.median(
-            n[f"gradient/{t}/frobenius/{ranks[0]}"] / n[f"gradient/{t}/frobenius/{ranks[-1]}"] for n in seeds
-        )
-        for t in tasks
-    ]
-    return (
-        "how far weights move depends on how large their gradients are, too, and at equal norm these differ by rank (rank one "
-        f"over full rank, at the start: {', '.join(f'{ratio:.1f}' for ratio in share)})."
+    low, full = ranks[0], ranks[-1]
+
+    def median(measure: str, task: str, rank: int) -> float:
+        return statistics.median(n[f"{measure}/{task}/frobenius/{rank}"] for n in seeds if _arrived(n, task, rank))
+
+    shorter = [task for task in tasks if median("weights", task, low) < median("weights", task, full)]
+    if not shorter:
+        return "distances differ by more between seeds than between ranks."
+    cases = (
+        f"on {task} rank one moves {median('weights', task, low):.2f} and full rank {median('weights', task, full):.2f}, but the "
+        f"alignment of kernels is {median('kernel', task, low):.2f} and {median('kernel', task, full):.2f}"
+        for task in shorter
     )
+    return f"a short way turns the features of a low rank far: {'; '.join(cases)} (medians)."
 
 
 def _arrived(numbers: Numbers, task: str, rank: int) -> bool:
