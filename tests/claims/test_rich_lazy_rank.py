@@ -99,7 +99,9 @@ def test_rank_correlation_with_ties():
 
 def test_all_that_is_asked_for():
     verdict = judged()
-    assert verdict.word == "reproduced" and "0 of the runs didn't arrive" in verdict.because and "0.97" in verdict.because
+    assert (
+        verdict.word == "reproduced" and "0 of the runs didn't arrive" in verdict.because and "0.97" in verdict.because
+    )
     assert judged(against=[("weights", "digits"), ("kernel", "delayed match")]).word == "reproduced"
 
 
