@@ -45,7 +45,7 @@ def test_bound_is_the_least_over_eps():
     found = regret_bound(20, D)
     grid = [
         20 * eps - math.log(hypothesis_weight(D, eps))
-        for eps in torch.linspace(D.min().item() + 1e-6, 1, 2001).double()
+        for eps in torch.linspace(D.min().item() + 1e-6, 1, 2001).tolist()
     ]
     assert found.bound <= min(grid) + 1e-12 and found.bound == pytest.approx(min(grid), abs=0.05)
     assert 20 * found.eps - math.log(hypothesis_weight(D, found.eps)) == pytest.approx(found.bound)
