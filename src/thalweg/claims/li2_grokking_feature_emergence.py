@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from thalweg.claims.engine.contract import Curve, Measurement, Panel, Report, Role, Scale, Verdict
-from thalweg.claims.engine.pair_training import PairRun, train_pairs
+from thalweg.claims.engine.pair_training import train_pairs
 from thalweg.probe import fourier_purity, grokking_times
 from thalweg.solve import ascend_feature_energy, cyclic_energy
 from thalweg.tasks.group_addition import critical_share, group_table
@@ -39,11 +39,13 @@ SCALES = {"smoke": Scale(seeds=(0,), seconds=4), "cpu": Scale(seeds=(11, 12, 13)
 PANELS = (
     Panel("law", "Accuracy at the end, by pairs in units of M log M", "pairs / (M log M)", "accuracy on other pairs"),
     Panel("share", "The same, by share of all pairs", "pairs / M^2", "accuracy on other pairs"),
-    Panel("energy", "Each unit climbs its energy", "steps of ascent", "energy / (M/4)"),
+    Panel("energy", "Each unit climbs its energy", "steps of ascent", "energy / (M/4)", log="x"),
     Panel("delay", "Weight decay makes it generalize", "epochs", "accuracy", log="x"),
 )
 
 LR, DECAY, EVERY = 5e-3, 5e-4, 20
+SHOWN = 60
+"""Steps of ascent that are drawn, beside the last."""
 BUDGET = 60
 """Epochs, in units of M."""
 DELAYED = 3.5
@@ -102,7 +104,6 @@ def judge(measurements: list[Measurement]) -> Verdict:
             f"With weight decay accuracy reaches {with_decay:.2f} (0.95). Likely reason: too few epochs, nothing groks.",
         )
     spread = max(critical.values()) / min(critical.values())
-    share = {order: c * math.log(order) / order for order, c in critical.items()}
     holds = {
         "the crossings need more seeds, or another law": math.isfinite(max(critical.values())) and spread <= 1.25,
         "ascents ended too early": min(pure) >= 0.95,
@@ -111,10 +112,12 @@ def judge(measurements: list[Measurement]) -> Verdict:
     found = ", ".join(f"{c:.2f} (M = {order})" for order, c in critical.items())
     apart = f"largest over smallest {spread:.2f} (1.25)" if math.isfinite(spread) else "not all cross"
     if math.isfinite(spread):
-        apart += f"; as shares of all pairs {max(share.values()) / min(share.values()):.2f}"
+        rivals = [[c * math.log(m) / m**power for m, c in critical.items()] for power in (1, 0)]
+        apart += "; as shares of all pairs {:.2f}, as multiples of M {:.2f}".format(*(max(r) / min(r) for r in rivals))
+    step = max(float(d) - float(c) for (m, c), (n, d) in pairwise(cells) if m == n)
     because = (
-        f"Accuracy crosses one half at c = {found}: {apart}. {min(pure):.0%} of the ascents or more end in one frequency at the "
-        f"energy M/4 (95%). Without weight decay {without:.2f} or less (0.5), with it {with_decay:.2f} at epoch "
+        f"Accuracy crosses one half at c = {found}, on a grid of {step:.1f}: {apart}. {min(pure):.0%} of the ascents or more end in "
+        f"one frequency at the energy M/4 (95%). Without weight decay {without:.2f} or less (0.5), with it {with_decay:.2f} at epoch "
         f"{statistics.median(values('decay/epochs')):.0f}. Purity of the trained units {statistics.mean(values('purity')):.2f}, "
         f"{statistics.mean(values('frequencies')):.0f} frequencies."
     )
@@ -136,19 +139,19 @@ def _crossing(points: list[tuple[float, float]]) -> float:
 def _ascents(size: Size, draws: torch.Generator) -> tuple[dict[str, float], list[Curve]]:
     """Part 2: from random starts, on inputs and labels alone; the closed form is compared with where they end."""
     numbers, curves = {}, []
-    every = size.steps // 50
     for order in size.ascents:
         table = group_table(order)
         X = torch.cat([F.one_hot(table[:, 0], order), F.one_hot(table[:, 1], order)], 1).double()
         Y = F.one_hot(table[:, 2], order).double() - 1 / order
         start = torch.randn(2 * order, size.starts, dtype=torch.float64, generator=draws)
-        ascent = ascend_feature_energy(start, X, Y, lr=0.5 / order, steps=size.steps, keep_every=every)
-        share = ascent.energy / (order / 4)
+        first = ascend_feature_energy(start, X, Y, lr=0.5 / order, steps=SHOWN, keep_every=1)
+        ascent = ascend_feature_energy(first.w, X, Y, lr=0.5 / order, steps=size.steps - SHOWN)
+        share = torch.cat([first.energy[1:], ascent.energy]) / (order / 4)
         single = (fourier_purity(ascent.w).purity > 0.99) & ((share[-1] - 1).abs() < 0.01)
         numbers[f"single/{order}"] = single.double().mean().item()
         numbers[f"energy/{order}"] = ascent.energy[-1].median().item()
         numbers[f"energy, Fourier/{order}"] = cyclic_energy(ascent.w).median().item()
-        t = tuple(float(every * k) for k in range(len(share)))
+        t = (*map(float, range(1, SHOWN + 1)), float(size.steps))
         curves.append(Curve("energy", f"M = {order}", t, tuple(share.median(1).values.tolist())))
     curves.append(Curve("energy", "one frequency", (t[0], t[-1]), (1.0, 1.0), "theory"))
     return numbers, curves
@@ -178,16 +181,19 @@ def _decays(size: Size, draws: torch.Generator) -> tuple[dict[str, float], list[
         "purity": purity.mean,
         "frequencies": float(len(purity.frequency[strong].unique())),
     }
-    curves = [_course("training, weight decay 0", off, off.train, "control")]
+    curves = [_course("training, weight decay 0", off.train, BUDGET * order, "control")]
     curves += [
-        _course(f"other pairs, weight decay {decay:g}", run, run.test, "measured" if decay else "control")
+        _course(f"other pairs, weight decay {decay:g}", run.test, BUDGET * order, "measured" if decay else "control")
         for decay, run in zip(size.decays, runs, strict=True)
     ]
     return numbers, curves
 
 
-def _course(label: str, run: PairRun, accuracy: list[float], role: Role) -> Curve:
-    return Curve("delay", label, tuple(map(float, run.epochs[1:])), tuple(accuracy[1:]), role)
+def _course(label: str, accuracy: list[float], epochs: int, role: Role) -> Curve:
+    """A training that ended keeps its last accuracy, so that lines over the seeds don't jump where one of them ends."""
+    shown = range(EVERY, epochs + 1, EVERY)
+    held = accuracy[1:] + accuracy[-1:] * (len(shown) - len(accuracy) + 1)
+    return Curve("delay", label, tuple(map(float, shown)), tuple(held[: len(shown)]), role)
 
 
 def _law(size: Size, order: int, report: Report, draws: torch.Generator) -> tuple[dict[str, float], list[Curve]]:
