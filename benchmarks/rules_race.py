@@ -141,12 +141,13 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--page", action="store_true", help="only write the page, from the stored races")
+    parser.add_argument("--workers", type=int, default=0, help="processes that train at the same time")
     args = parser.parse_args()
     names = [f"rules-{task}" for task in TASKS]
     if not args.page:
         for task, name in zip(TASKS, names, strict=True):
             begun = (FOLDER / name / "race.db").exists()
-            race(task, RULES, trials=TRIALS, seeds=SEEDS, name=name, out=FOLDER, workers=0, resume=begun)
+            race(task, RULES, trials=TRIALS, seeds=SEEDS, name=name, out=FOLDER, workers=args.workers, resume=begun)
     results = [stored_result(str(FOLDER / name)) for name in names]
     PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), results), encoding="utf-8")
     found = profiles(results)
