@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from thalweg.race import RaceResult, RecipeResult, race
+from thalweg.race.folders import REPORT
 from thalweg.race.orchestrate import stored_result
 from thalweg.race.profiles import TAU_MAX, Profile, profiles
 from thalweg.report import marked
@@ -61,12 +62,23 @@ RULES = (
 """What races. ``rest_lr``, AdamW's rate for what the rule leaves to it, lies between AdamW's best on the two tasks."""
 
 
+NOT_YET = ["This race isn't finished yet."]
+
+
 def with_tables(page: str, results: Sequence[RaceResult]) -> str:
-    """``page`` with the tables of the races, which are in the order of :data:`TASKS`."""
-    tables = {result.task: _table(result) for result in results}
-    tables |= {f"{result.task} in words": _words(result) for result in results}
-    tables |= {"scores": _scores(profiles(results)), "commands": _commands(results)}
+    """``page`` with the tables of the finished races."""
+    by_task = {result.task: result for result in results}
+    tables = {task: _table(by_task[task]) if task in by_task else NOT_YET for task in TASKS}
+    tables |= {f"{task} in words": _words(by_task[task]) if task in by_task else [] for task in TASKS}
+    tables["scores"] = _scores(profiles(results)) if len(results) == len(TASKS) else NOT_YET
+    tables["versions"] = _versions(results)
     return marked.with_tables(page, "race", tables)
+
+
+def finished() -> list[RaceResult]:
+    """The stored races that came to an end, in the order of :data:`TASKS`."""
+    folders = [FOLDER / f"rules-{task}" for task in TASKS]
+    return [stored_result(str(folder)) for folder in folders if (folder / REPORT).is_file()]
 
 
 def _table(result: RaceResult) -> list[str]:
@@ -131,7 +143,7 @@ def _scores(found: Sequence[Profile]) -> list[str]:
     ]
 
 
-def _commands(results: Sequence[RaceResult]) -> list[str]:
+def _versions(results: Sequence[RaceResult]) -> list[str]:
     one = results[0].environment
     about = f"Python {one['python']}, torch {one['torch']}, {one['processor']}, {count(one['threads'], 'thread')}"
     return [f"Made by `python benchmarks/rules_race.py` ({about})."]
@@ -143,15 +155,15 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="only write the page, from the stored races")
     parser.add_argument("--workers", type=int, default=0, help="processes that train at the same time")
     args = parser.parse_args()
-    names = [f"rules-{task}" for task in TASKS]
     if not args.page:
-        for task, name in zip(TASKS, names, strict=True):
+        for task in TASKS:
+            name = f"rules-{task}"
             begun = (FOLDER / name / "race.db").exists()
             race(task, RULES, trials=TRIALS, seeds=SEEDS, name=name, out=FOLDER, workers=args.workers, resume=begun)
-    results = [stored_result(str(FOLDER / name)) for name in names]
+    results = finished()
     PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), results), encoding="utf-8")
-    found = profiles(results)
-    write_image(profile_curves(found[:SHOWN], "steps", TAU_MAX), FIGURE)
+    if len(results) == len(TASKS):
+        write_image(profile_curves(profiles(results)[:SHOWN], "steps", TAU_MAX), FIGURE)
 
 
 if __name__ == "__main__":
