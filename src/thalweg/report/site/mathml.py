@@ -32,7 +32,9 @@ _FENCES = {
 _SIZED = ("left", "right", *(f"{size}{side}" for size in ("big", "Big", "bigg", "Bigg") for side in ("l", "r", "")))
 _SPACES = {",": 0.17, ":": 0.22, ";": 0.28, "!": -0.17, " ": 0.33, "quad": 1.0, "qquad": 2.0}
 _LIMITS = {"max": "max", "min": "min", "sup": "sup", "inf": "inf", "lim": "lim", "sum": "∑", "prod": "∏", "int": "∫"}
-_FUNCTIONS = ("arg", "log", "ln", "exp", "cos", "sin", "cosh", "sinh", "tanh", "det", "dim", "ker", "deg")
+_FUNCTIONS = (
+    "arg", "log", "ln", "exp", "cos", "sin", "tan", "arccos", "arcsin", "arctan", "cosh", "sinh", "tanh", "det", "dim", "ker", "deg",
+)  # fmt: skip
 _ACCENTS = {"hat": "^", "widehat": "^", "bar": "¯", "overline": "¯", "dot": "˙", "ddot": "¨", "tilde": "~", "vec": "→"}
 _SCRIPT = dict(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "𝒜ℬ𝒞𝒟ℰℱ𝒢ℋℐ𝒥𝒦ℒℳ𝒩𝒪𝒫𝒬ℛ𝒮𝒯𝒰𝒱𝒲𝒳𝒴𝒵", strict=True))
 _DOUBLE = dict(zip("CEHNPQRZ", "ℂ𝔼ℍℕℙℚℝℤ", strict=True))
