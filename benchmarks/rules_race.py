@@ -1,6 +1,6 @@
 """The race of the update rules on two tasks, and the page that tells what came of it.
 
-    python benchmarks/rules_race.py             # two hours on one core; the same call goes on where it was
+    python benchmarks/rules_race.py             # an hour and a half on one core; the same call goes on where it was
     python benchmarks/rules_race.py --page      # only the page, from the stored races
 
 Every rule is tuned over one number, its learning rate: the published default, and an even grid over 3.5 decades; then the best one
