@@ -61,6 +61,11 @@ RULES = (
 )
 """What races. ``rest_lr``, AdamW's rate for what the rule leaves to it, lies between AdamW's best on the two tasks."""
 
+CONTROL = (
+    RULES[0],
+    "adamw two rates: frugal(density=1.0, lr=log(1e-4, 0.3), on_switch='keep', rest_lr=0.005)",
+)
+"""AdamW as the baseline, and with the same rate of its own for the rest as other rules have: all blocks active is plain AdamW."""
 
 NOT_YET = ["This race isn't finished yet."]
 
@@ -70,14 +75,15 @@ def with_tables(page: str, results: Sequence[RaceResult]) -> str:
     by_task = {result.task: result for result in results}
     tables = {task: _table(by_task[task]) if task in by_task else NOT_YET for task in TASKS}
     tables |= {f"{task} in words": _words(by_task[task]) if task in by_task else [] for task in TASKS}
+    tables["control"] = _controls()
     tables["scores"] = _scores(profiles(results)) if len(results) == len(TASKS) else NOT_YET
     tables["versions"] = _versions(results)
     return marked.with_tables(page, "race", tables)
 
 
-def finished() -> list[RaceResult]:
-    """The stored races that came to an end, in the order of :data:`TASKS`."""
-    folders = [FOLDER / f"rules-{task}" for task in TASKS]
+def finished(kind: str = "rules") -> list[RaceResult]:
+    """The stored races of all rules, or of the control, that came to an end, in the order of :data:`TASKS`."""
+    folders = [FOLDER / f"{kind}-{task}" for task in TASKS]
     return [stored_result(str(folder)) for folder in folders if (folder / REPORT).is_file()]
 
 
@@ -131,6 +137,17 @@ def _outermost(result: RaceResult, row: RecipeResult) -> bool:
     return row.settings["lr"] in (min(tried), max(tried))
 
 
+def _controls() -> list[str]:
+    lines = ["| task | steps ratio | | verdict | final metric | best learning rate |", "|---|---:|---|---|---|---:|"]
+    for result in finished("control"):
+        row = next(row for row in result.recipes if row.name != result.baseline)
+        lines.append(
+            f"| {result.task} | {ratio(row.steps_ratio)} | {interval(row.steps_ratio_ci)} | {row.verdict} "
+            f"| {number(row.final)} ({interval(row.final_ci, number)}) | {number(row.settings['lr'], 2)} |"
+        )
+    return lines
+
+
 def _scores(found: Sequence[Profile]) -> list[str]:
     names = list(found[0].ratios)
     lines = [
@@ -156,10 +173,13 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0, help="processes that train at the same time")
     args = parser.parse_args()
     if not args.page:
-        for task in TASKS:
-            name = f"rules-{task}"
-            begun = (FOLDER / name / "race.db").exists()
-            race(task, RULES, trials=TRIALS, seeds=SEEDS, name=name, out=FOLDER, workers=args.workers, resume=begun)
+        for kind, recipes in (("rules", RULES), ("control", CONTROL)):
+            for task in TASKS:
+                name = f"{kind}-{task}"
+                begun = (FOLDER / name / "race.db").exists()
+                race(
+                    task, recipes, trials=TRIALS, seeds=SEEDS, name=name, out=FOLDER, workers=args.workers, resume=begun
+                )
     results = finished()
     PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), results), encoding="utf-8")
     if len(results) == len(TASKS):
