@@ -11,7 +11,6 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from thalweg.linalg.linear_network import mode_trajectory
 from thalweg.linalg.mode_flow import ModeFlow, mode_flow
 from thalweg.probe import jacobian_singular_values, mode_strengths
 from thalweg.tasks import deep_linear, white_digits
+from thalweg.tasks.remembered import remembered
 
 RULE = """\
 Three things must hold.
@@ -276,7 +276,7 @@ def _depth(size: Size, seed: int, lrs: Mapping[str, float]) -> tuple[dict[str, f
     return numbers, curves
 
 
-@cache
+@remembered
 def _flow(start: str, depth: float) -> ModeFlow:
     """Theory's course to the same 1%; an orthogonal product has ten modes, so one of them must be unlearnt."""
     _, s, _ = white_digits.class_modes(WIDTH)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 import statistics
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor, nn
 
 from thalweg.claims.engine.contract import Curve, Measurement, Panel, Report, Scale, Verdict
 from thalweg.linalg.regression_dynamics import generalization_curve, late_error, optimal_stopping
+from thalweg.tasks.remembered import remembered
 from thalweg.tasks.teacher_student import linear_teacher, relu_teacher
 
 RULE = """\
@@ -199,7 +199,7 @@ def _descend(X: Tensor, y: Tensor, teacher: Tensor, w: Tensor, lr: float) -> tup
     return t, torch.stack(test) + 1 / SNR, torch.stack(train)
 
 
-@cache
+@remembered
 def _theory_overtraining(alpha: float) -> float:
     """Of theory's curve, to the same time."""
     last, _ = generalization_curve(alpha, SNR, torch.tensor(TIMES[-1:]))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from thalweg.optim import AdamW
 from thalweg.tasks.decoder import WEIGHT_STD, Decoder
 from thalweg.tasks.docs_lm import as_bytes, spread, windows
 from thalweg.tasks.docs_text import documents, split_documents
+from thalweg.tasks.remembered import remembered
 
 RULE = """\
 Byte-level language model of real text (2 blocks of width 64), three arms of as many weights: plain attention, attention with
@@ -160,6 +160,6 @@ def _valid(length: int, size: Size) -> tuple[Tensor, Tensor]:
     return spread(*windows(_held_out(), length), size.valid_windows * size.context // length)
 
 
-@cache
+@remembered
 def _held_out() -> Tensor:
     return as_bytes(split_documents(documents())[1])

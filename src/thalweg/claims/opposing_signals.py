@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping
-from functools import cache, partial
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from thalweg.claims.engine.contract import Curve, Measurement, Panel, Report, Sc
 from thalweg.probe import alternation, find_opposing_groups, hessian_eigenvalues, opposition
 from thalweg.tasks.mnist5k import read_images
 from thalweg.tasks.opposing_toy import expected_valley, run_toy
+from thalweg.tasks.remembered import remembered
 
 RULE = """\
 Four things must hold.
@@ -160,7 +161,7 @@ def _toy() -> tuple[dict[str, float], list[Curve]]:
     return numbers, curves
 
 
-@cache
+@remembered
 def _images() -> tuple[Tensor, Tensor]:
     return read_images()
 

@@ -185,7 +185,7 @@ def _rivals(X: Tensor, y: Tensor) -> dict[str, Tensor]:
     """Weights of rules that use the labelled samples alone, by one singular value decomposition; ridge's for all penalties."""
     U, s, Vh = torch.linalg.svd(X, full_matrices=False)
     c = (U.mT @ y.unsqueeze(-1)).squeeze(-1)
-    shrunk = c.unsqueeze(-2) * s.unsqueeze(-2) / (s.square().unsqueeze(-2) + PENALTIES.unsqueeze(-1))
+    shrunk = c.unsqueeze(-2) * s.unsqueeze(-2) / (s.square().unsqueeze(-2) + PENALTIES.to(s.device).unsqueeze(-1))
     own = torch.arange(s.shape[-1]) < RANK
     return {
         RIDGE: shrunk @ Vh,

@@ -11,7 +11,6 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +25,7 @@ from thalweg.linalg.small_start_kernel import mean_small_start_alignment, small_
 from thalweg.probe import LazinessTracker, effective_rank, kernel_alignment
 from thalweg.tasks.evidence import delayed_match, two_alternatives
 from thalweg.tasks.mnist5k import read_images
+from thalweg.tasks.remembered import remembered
 
 RULE = """\
 1. Theory. In a linear network of 32 inputs and 64 hidden units, started at Frobenius norm 0.01 with rank 1 to 32, the alignment of
@@ -271,7 +271,7 @@ def _states(weights: Weights, x: Tensor) -> Tensor:
     return h
 
 
-@cache
+@remembered
 def _digits() -> tuple[Tensor, Tensor]:
     images, labels = read_images()
     return F.avg_pool2d(images, 2).squeeze(1), labels

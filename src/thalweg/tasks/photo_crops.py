@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from thalweg.tasks.remembered import remembered
 
 Cut = Literal["train", "validation", "test"]
 
@@ -18,7 +19,7 @@ BANDS = 4
 SIZE = 24
 
 
-@cache
+@remembered
 def photo_crops(train: int = 2000, validation: int = 500, test: int = 1000) -> dict[Cut, tuple[Tensor, Tensor]]:
     """Crops of 24 x 24 pixels of scikit-learn's two sample photographs, channels standardized by the training part.
 
@@ -52,5 +53,5 @@ def _crops(
         top = (label % BANDS) * height + draws.randint(height - SIZE + 1)
         left = draws.randint(int(columns[0] * width), int(columns[1] * width) - SIZE + 1)
         crops.append(photograph[top : top + SIZE, left : left + SIZE])
-    images = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).to(torch.float32)
-    return images, torch.from_numpy(labels.astype(np.int64))
+    images = torch.as_tensor(np.stack(crops)).permute(0, 3, 1, 2).to(torch.float32)
+    return images, torch.as_tensor(labels.astype(np.int64))

@@ -45,4 +45,4 @@ def stratified_split(labels: Tensor, valid_size: int, seed: int = 0) -> tuple[Te
         ]
     )
     train = np.setdiff1d(np.arange(n), valid)
-    return torch.from_numpy(draws.permutation(train)), torch.from_numpy(draws.permutation(valid))
+    return torch.as_tensor(draws.permutation(train)), torch.as_tensor(draws.permutation(valid))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from thalweg.tasks.mnist5k import read_images
+from thalweg.tasks.remembered import remembered
 
 
 def white_digits(dim: int) -> tuple[Tensor, Tensor]:
@@ -26,7 +25,7 @@ def white_digits(dim: int) -> tuple[Tensor, Tensor]:
     return images @ axes[:, :dim] / variances[:dim].sqrt(), labels
 
 
-@cache
+@remembered
 def class_modes(dim: int) -> tuple[Tensor, Tensor, Tensor]:
     """Singular vectors and values of ``E[y x^T]``, ``y`` the one-hot class and ``x`` :func:`white_digits`.
 
@@ -43,7 +42,7 @@ def class_modes(dim: int) -> tuple[Tensor, Tensor, Tensor]:
     return U[:, :9], s[:9], Vh[:9].mH
 
 
-@cache
+@remembered
 def _principal_axes() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     images, labels = read_images()
     pixels = images.flatten(1).double()

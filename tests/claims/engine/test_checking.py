@@ -16,10 +16,12 @@ from thalweg.claims.engine import checking
 from thalweg.claims.engine.checking import check
 from thalweg.claims.engine.claim_file import ClaimFile, fingerprint
 from thalweg.claims.engine.contract import Result
+from thalweg.claims.engine.device import Running
 from thalweg.claims.engine.errors import ClaimError
 from thalweg.claims.engine.lock import held
 from thalweg.claims.engine.progress import Silent
 from thalweg.claims.engine.storage import read_result
+from thalweg.testing.pretended import DEVICE, pretending
 
 
 class Log(Silent):
@@ -224,8 +226,13 @@ def test_without_an_accelerator_the_gpu_scale_says_so_and_stores_nothing(
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError, match="sum-of-halves: unknown scale 'gpu'"):
         check(halves, "gpu", results=tmp_path)
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-    assert check(coin, "gpu", results=tmp_path).verdict.word == "reproduced"
+
+
+def test_the_gpu_scale_runs_on_the_accelerator(coin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("thalweg.claims.engine.checking.accelerator", lambda: DEVICE)
+    monkeypatch.setattr(Running, "_twin", lambda self, generator, device: generator)
+    with pretending():
+        assert check(coin, "gpu", results=tmp_path).verdict.word == "reproduced"
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(halves: str, tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from thalweg.claims.engine.claim_file import ClaimFile, load
 from thalweg.claims.engine.contract import Measurement, Result, Verdict
+from thalweg.claims.engine.device import CPU, accelerator, running_on
 from thalweg.claims.engine.errors import ClaimError
 from thalweg.claims.engine.lock import held
 from thalweg.claims.engine.measured import good_measurement, good_verdict
@@ -21,6 +22,9 @@ from thalweg.claims.engine.verify import trusted
 from thalweg.claims.engine.work import Finished, Work
 from thalweg.registry import unknown
 from thalweg.tasks.fault import one_line
+
+if TYPE_CHECKING:
+    import torch
 
 
 def check(
@@ -61,8 +65,10 @@ def check(
     if scale not in file.claim.SCALES:
         raise ValueError(f"{file.slug}: {unknown('scale', scale, file.claim.SCALES)}")
     command = f"thalweg check {slug} --scale {scale}"
-    if scale == "gpu" and not _has_accelerator():
-        verdict = Verdict("needs an accelerator", "This machine has none that torch can use; nothing was measured.")
+    device = accelerator() if scale == "gpu" else CPU
+    if device is None:
+        because = "This machine has none that torch can use in float64; nothing was measured."
+        verdict = Verdict("needs an accelerator", because)
         return Result(file.slug, scale, file.claim.RULE, (), (), verdict, claim_sha256=file.sha256, command=command)
     key = {"the claim file": file.sha256} | {f"the version of {name}": v for name, v in _versions().items()}
     work = Work(results, file.slug, scale, key)
@@ -73,13 +79,13 @@ def check(
         note = work.begin(resume)
         if note:
             listener.note(f"{file.slug}: {note}")
-        result = _result(file, scale, command, work, listener)
+        result = _result(file, scale, device, command, work, listener)
         write_result(results, result)
         work.clear()
     return result
 
 
-def _result(file: ClaimFile, scale: str, command: str, work: Work, listener: Listener) -> Result:
+def _result(file: ClaimFile, scale: str, device: torch.device, command: str, work: Work, listener: Listener) -> Result:
     from thalweg.race.environment import machine
 
     seeds = file.claim.SCALES[scale].seeds
@@ -90,9 +96,10 @@ def _result(file: ClaimFile, scale: str, command: str, work: Work, listener: Lis
     listener.started(file, scale, list(there), [part for part, found in there.items() if found])
     try:
         chosen: Finished | None = None
-        if chooses:
-            chosen = there["choose"] or _choose(file, scale, work, listener)
-        parts = [there[f"seed {seed}"] or _measure(file, scale, seed, chosen, work, listener) for seed in seeds]
+        with running_on(device):
+            if chooses:
+                chosen = there["choose"] or _choose(file, scale, work, listener)
+            parts = [there[f"seed {seed}"] or _measure(file, scale, seed, chosen, work, listener) for seed in seeds]
         measurements = [part.value for part in parts]
         with _errors(file, "judge()"):
             verdict = good_verdict(file.claim.judge(measurements))
@@ -169,12 +176,6 @@ def _seed_generators(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-
-
-def _has_accelerator() -> bool:
-    import torch
-
-    return torch.accelerator.is_available()
 
 
 def _versions() -> dict[str, str]:

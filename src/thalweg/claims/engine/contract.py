@@ -10,6 +10,9 @@ A claim file is named after its paper's slug (``deep_linear_dynamics.py`` for ``
 - where settings must be chosen first: ``choose(scale, *, report) -> dict`` of plain JSON, worked out on seeds that ``run``
   never gets; ``run`` then takes it as ``chosen=``.
 
+A claim names no device: at gpu scale all that it makes is made on the accelerator (see
+:mod:`thalweg.claims.engine.device`). What it keeps between seeds it remembers by :func:`thalweg.tasks.remembered.remembered`.
+
 ``report(share, doing="")`` takes the share done (0 to 1) and what is being done now.
 """
 
@@ -35,7 +38,7 @@ class Scale:
 
     Args:
         seeds: seeds that ``run`` gets, each once; nothing was chosen on them.
-        seconds: about how long all of it takes on two cores, ``choose`` included.
+        seconds: about how long all of it takes on two cores, ``choose`` included; at gpu scale a guess for a data centre's GPU.
     """
 
     seeds: tuple[int, ...]

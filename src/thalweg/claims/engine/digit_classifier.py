@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Literal
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from thalweg.tasks import mnist5k
+from thalweg.tasks.remembered import remembered
 from thalweg.tasks.split import stratified_split
 
 Cut = Literal["train", "validation", "test"]
@@ -21,7 +21,7 @@ HELD_OUT: tuple[Cut, ...] = ("validation", "test")
 BATCH = 64
 
 
-@cache
+@remembered
 def digits() -> dict[Cut, tuple[Tensor, Tensor]]:
     """Images and labels of 3500 digits to train on, 500 to choose settings by and 1000 that decide.
 

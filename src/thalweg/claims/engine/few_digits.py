@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Literal
 
 import torch
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 
 from thalweg.probe import kernel_hypothesis_posterior, rbf_kernel
 from thalweg.tasks.mnist5k import read_images
+from thalweg.tasks.remembered import remembered
 from thalweg.tasks.split import stratified_split
 
 DIGITS, OTHERS, CLASSES = 100, 500, 10
@@ -38,7 +38,7 @@ class Data:
     Y_test: Tensor
 
 
-@cache
+@remembered
 def _pools() -> dict[str, tuple[Tensor, Tensor]]:
     """Digits of 14 x 14 pixels, 2,000 to choose settings on and 3,000 that decide."""
     images, labels = read_images()
@@ -78,7 +78,7 @@ def _tree(X: Tensor, labels: Tensor, X_test: Tensor, leaves: int) -> Tensor:
 
     fitted = DecisionTreeClassifier(max_leaf_nodes=leaves, random_state=0).fit(X.numpy(), labels.numpy())
     shares = torch.zeros(len(X_test), CLASSES, dtype=torch.float64)
-    shares[:, torch.from_numpy(fitted.classes_)] = torch.from_numpy(fitted.predict_proba(X_test.numpy()))
+    shares[:, torch.as_tensor(fitted.classes_)] = torch.as_tensor(fitted.predict_proba(X_test.numpy()))
     return shares - 1 / CLASSES
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from thalweg.claims.engine.log_grid import best_on_log_grid
 from thalweg.tasks.decoder import Decoder
 from thalweg.tasks.docs_lm import as_bytes, next_byte_loss, spread, windows
 from thalweg.tasks.docs_text import documents, split_documents
+from thalweg.tasks.remembered import remembered
 
 NEVER = 1.05
 """Share of the steps that stands for a loss that isn't reached."""
@@ -159,7 +159,7 @@ def best_rate(score: Callable[[float], float], exponents: tuple[float, ...], wid
     return 10 ** best_on_log_grid(lambda grid: [score(10**e) for e in grid], exponents, widen=widen)
 
 
-@cache
+@remembered
 def _text() -> tuple[Tensor, Tensor]:
     train_text, valid_text = split_documents(documents())
     return as_bytes(train_text), as_bytes(valid_text)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from thalweg.tasks.remembered import remembered
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,12 @@ def soft_maximum(rows: int, size: int, mu: float, generator: torch.Generator) ->
     )
 
 
-@cache
+@remembered
 def _tumours() -> tuple[Tensor, Tensor]:
     from sklearn.datasets import load_breast_cancer
 
     data = load_breast_cancer()
-    return torch.from_numpy(data.data), 2 * torch.from_numpy(data.target).double() - 1
+    return torch.as_tensor(data.data), 2 * torch.as_tensor(data.target).double() - 1
 
 
 def logistic(generator: torch.Generator, ridge: float = 1e-2) -> Problem:

@@ -1,0 +1,156 @@
+"""A device that isn't there: tensors that say they lie on it and refuse to be mixed with others.
+
+They hold CPU tensors, on which everything is computed. So code for an accelerator can be run, and gives just what it gives on
+the CPU, on a machine without one. It says nothing about kernels that an accelerator may lack, nor about speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._mode_utils import no_dispatch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.backend_registration import _DummyPrivateUse1Hook, _setup_privateuseone_for_python_backend
+
+
+class _Unavailable(_DummyPrivateUse1Hook):
+    """So that nothing else takes it for an accelerator to choose."""
+
+    def is_available(self) -> bool:
+        return False
+
+
+_setup_privateuseone_for_python_backend("pretended", hook=_Unavailable())
+DEVICE = torch.device("pretended", 0)
+
+
+class Pretended(Tensor):
+    """Says that it lies on :data:`DEVICE`."""
+
+    held: Tensor
+
+    @staticmethod
+    def __new__(cls, held: Tensor) -> Pretended:
+        made: Pretended = Tensor._make_wrapper_subclass(
+            cls, held.shape, held.stride(), held.storage_offset(), dtype=held.dtype, device=DEVICE
+        )
+        made.held = held
+        return made
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return _computed(func, args, kwargs or {})
+
+
+class Pretending(TorchDispatchMode):
+    """While it is entered, what is made on :data:`DEVICE` is :class:`Pretended`."""
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return _computed(func, args, kwargs or {})
+
+
+class Listing(TorchFunctionMode):
+    """``tolist`` refuses subclasses before it looks where they lie."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is Tensor.tolist and isinstance(args[0], Pretended):
+            return args[0].cpu().tolist()
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def pretending() -> Iterator[torch.device]:
+    """A device on which what is made is held by the CPU, and mixed with nothing else.
+
+    Modules must be moved by ``model.to(device)`` or made inside ``with device:``. Random numbers are the CPU's, from its
+    generators. In-place changes of ``.data`` aren't followed.
+
+    Example:
+        >>> with pretending() as device:
+        ...     there = torch.ones(2, device=device)
+        ...     print((there + 1).cpu(), there.device)
+        ...     there + torch.ones(2)
+        Traceback (most recent call last):
+            ...
+        RuntimeError: aten.add.Tensor: expected all tensors to be on pretended:0, one is on cpu
+    """
+    before = torch.__future__.get_overwrite_module_params_on_conversion()
+    torch.__future__.set_overwrite_module_params_on_conversion(True)  # assigning to .data would leave what is held
+    try:
+        with Pretending(), Listing():
+            yield DEVICE
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(before)
+
+
+def _computed(func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Any:
+    given: list[Tensor] = []
+    held, held_settings = _held(args, given), _held(kwargs, given)
+    here = any(isinstance(each, Pretended) for each in given)
+    copies = func is torch.ops.aten.copy_.default
+    for each in given:
+        if not isinstance(each, Pretended) and (each.device == DEVICE or (here and each.dim() and not copies)):
+            raise RuntimeError(f"{func}: expected all tensors to be on {DEVICE}, one is on {each.device}")
+    if copies:
+        here = isinstance(args[0], Pretended)
+    if kwargs.get("device") is not None:
+        here = torch.device(kwargs["device"]).type == DEVICE.type
+        held_settings["device"] = torch.device("cpu")
+    if torch.Tag.inplace_view in getattr(func, "tags", ()):
+        with no_dispatch():
+            func(*args, **kwargs)  # gives the shell its new shape, too
+    shells = {id(each.held): each for each in given if isinstance(each, Pretended)}
+    result = func(*held, **held_settings)
+    return _shell(result, shells) if here else result
+
+
+def _held(part: Any, given: list[Tensor]) -> Any:
+    """Arguments with what shells hold in their place; all tensors are added to ``given``."""
+    if isinstance(part, Tensor):
+        given.append(part)
+        return part.held if isinstance(part, Pretended) else part
+    if isinstance(part, list | tuple):
+        return type(part)(_held(each, given) for each in part)
+    if isinstance(part, Mapping):
+        return {name: _held(each, given) for name, each in part.items()}
+    return part
+
+
+@torch.library.impl("aten::empty_strided", "PrivateUse1")
+def _empty_strided(size: Any, stride: Any, **settings: Any) -> Tensor:
+    """Asked for by torch itself, below all modes, as for the list of an index."""
+    return Pretended(torch.empty_strided(size, stride, **{**settings, "device": torch.device("cpu")}))
+
+
+@torch.library.impl("aten::empty.memory_format", "PrivateUse1")
+def _empty(size: Any, **settings: Any) -> Tensor:
+    return Pretended(torch.empty(size, **{**settings, "device": torch.device("cpu")}))
+
+
+@torch.library.impl("aten::_copy_from", "PrivateUse1")
+def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Tensor:
+    held = [each.held if isinstance(each, Pretended) else each for each in (source, target)]
+    held[1].copy_(held[0])
+    return target
+
+
+def _shell(part: Any, shells: Mapping[int, Pretended]) -> Any:
+    """A result in shells, the old ones where it was computed in place."""
+    if isinstance(part, Tensor):
+        return shells[id(part)] if id(part) in shells else Pretended(part)
+    if isinstance(part, list | tuple):
+        return type(part)(_shell(each, shells) for each in part)
+    return part
