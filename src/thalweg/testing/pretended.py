@@ -60,14 +60,14 @@ class Pretending(TorchDispatchMode):
         return _computed(func, args, kwargs or {})
 
 
-class Listing(TorchFunctionMode):
-    """``tolist`` refuses subclasses before it looks where they lie."""
+class Asking(TorchFunctionMode):
+    """Answers what torch would answer for the shell: it has no address, and ``tolist`` refuses subclasses."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func is Tensor.tolist and isinstance(args[0], Pretended):
-            return args[0].cpu().tolist()
+        if func in (Tensor.tolist, Tensor.data_ptr) and isinstance(args[0], Pretended):
+            return func(args[0].held)
         return func(*args, **(kwargs or {}))
 
 
@@ -90,7 +90,7 @@ def pretending() -> Iterator[torch.device]:
     before = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)  # assigning to .data would leave what is held
     try:
-        with Pretending(), Listing():
+        with Pretending(), Asking():
             yield DEVICE
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(before)
