@@ -50,7 +50,11 @@ the flow. It's replaced by the bound at infinite depth, which depends on no shal
 and 31 to 35 (both "reproduced") the choice of a rate where none arrives was mended, in favour of the Gaussian start: all
 rates of the first grid diverged at the largest depth. New seeds each time."""
 
-SCALES = {"smoke": Scale(seeds=(0,), seconds=3), "cpu": Scale(seeds=(41, 42, 43, 44, 45), seconds=250)}
+SCALES = {
+    "smoke": Scale(seeds=(0,), seconds=3),
+    "cpu": Scale(seeds=(41, 42, 43, 44, 45), seconds=250),
+    "gpu": Scale(seeds=(61, 62, 63, 64, 65, 66), seconds=900),
+}
 
 _TIME, _STRENGTH = "time (learning rate x steps)", "strength of the mode"
 PANELS = (
@@ -68,6 +72,8 @@ LEVELS = {"s = 1": slice(0, 1), "s = 0.71": slice(1, 3), "s = 0.5": slice(3, 7)}
 
 @dataclass(frozen=True)
 class Size:
+    width: int
+    """Inputs, and units of every layer but the last."""
     depths: tuple[int, ...]
     cap: int
     grid: tuple[float, ...]
@@ -79,10 +85,11 @@ class Size:
 
 
 SIZES = {
-    "smoke": Size((3, 10), 60, (0.5, 0.0, -0.5, -1.0), 0, 16, 2),
-    "cpu": Size((3, 10, 30, 100), 300, tuple(0.5 - k / 2 for k in range(10)), 3, 128, 8),
+    "smoke": Size(64, (3, 10), 60, (0.5, 0.0, -0.5, -1.0), 0, 16, 2),
+    "cpu": Size(64, (3, 10, 30, 100), 300, tuple(0.5 - k / 2 for k in range(10)), 3, 128, 8),
+    # half of the paper's width of 1,000 (the digits have 653 components), and three times as long for what is slow
+    "gpu": Size(500, (3, 10, 30, 100), 1000, tuple(0.5 - k / 2 for k in range(10)), 3, 500, 8),
 }
-WIDTH = 64
 ALIGNED_STRENGTH = 0.1
 TOLERANCE = 0.01
 GAINS = (0.9, 1.0, 1.05, 1.1, 1.3)
@@ -210,14 +217,14 @@ def _crossing(t: Tensor, course: Tensor, level: Tensor) -> float:
     return (t[i - 1] + share * (t[i] - t[i - 1])).item()
 
 
-def network(start: str, depth: int, seed: int) -> list[Tensor]:
-    """Weights of a 64-64-...-10 network, float32."""
+def network(start: str, width: int, depth: int, seed: int) -> list[Tensor]:
+    """Weights of a width-width-...-10 network, float32."""
     draws = torch.Generator().manual_seed(seed)
-    layers = [nn.Linear(WIDTH, WIDTH if i + 1 < depth else 10, bias=False) for i in range(depth)]
+    layers = [nn.Linear(width, width if i + 1 < depth else 10, bias=False) for i in range(depth)]
     if start == "orthogonal":
         orthogonal_(nn.Sequential(*layers), generator=draws)
     elif start == "aligned":
-        U, s, V = white_digits.class_modes(WIDTH)
+        U, s, V = white_digits.class_modes(width)
         aligned_linear_(layers, U, V, ALIGNED_STRENGTH * s[0].item(), generator=draws)
     else:
         for layer in layers:
@@ -227,12 +234,12 @@ def network(start: str, depth: int, seed: int) -> list[Tensor]:
     return [layer.weight.detach() for layer in layers]
 
 
-def _train(start: str, depth: int, seeds: tuple[int, ...], lrs: list[float], cap: int) -> Descent:
+def _train(start: str, size: Size, depth: int, seeds: tuple[int, ...], lrs: list[float]) -> Descent:
     """Every seed at every learning rate, seeds outermost."""
-    U, s, V = white_digits.class_modes(WIDTH)
-    nets = [network(start, depth, seed) for seed in seeds]
+    U, s, V = white_digits.class_modes(size.width)
+    nets = [network(start, size.width, depth, seed) for seed in seeds]
     weights = [torch.stack(same).repeat_interleave(len(lrs), 0) for same in zip(*nets, strict=True)]
-    return descend(weights, (U * s @ V.mH).float(), torch.tensor(lrs * len(seeds)), tolerance=TOLERANCE, cap=cap)
+    return descend(weights, (U * s @ V.mH).float(), torch.tensor(lrs * len(seeds)), tolerance=TOLERANCE, cap=size.cap)
 
 
 def _best_lr(start: str, depth: int, size: Size) -> float:
@@ -242,7 +249,7 @@ def _best_lr(start: str, depth: int, size: Size) -> float:
     """
 
     def scores(exponents: list[float]) -> list[tuple[float, float]]:
-        outcome = _train(start, depth, TUNING_SEEDS, [10**e for e in exponents], size.cap)
+        outcome = _train(start, size, depth, TUNING_SEEDS, [10**e for e in exponents])
         last = outcome.course[-1].nan_to_num(DIVERGED).where(outcome.steps.isinf(), 0.0)
         steps, last = (each.view(len(TUNING_SEEDS), -1) for each in (outcome.steps, last))
         return list(zip(steps.amax(0).tolist(), last.mean(0).tolist(), strict=True))
@@ -257,19 +264,19 @@ def _depth(size: Size, seed: int, lrs: Mapping[str, float]) -> tuple[dict[str, f
         role: Role = "control" if start == "xavier" else "measured"
         reached = []
         for depth in size.depths:
-            outcome = _train(start, depth, (seed,), [lrs[f"{start}/{depth}"]], size.cap)
+            outcome = _train(start, size, depth, (seed,), [lrs[f"{start}/{depth}"]])
             steps = numbers[f"steps/{start}/{depth}"] = outcome.steps.item()
             reached += [(depth, steps)] if math.isfinite(steps) else []
         curves += [Curve("depth", start, *_axes(reached), role)] if reached else []
         course = outcome.course[:, 0]
         curves.append(Curve("course", start, *_axes(list(enumerate(course[~course.isnan()].tolist()))), role))
     for start in STARTS[:2]:
-        flows = {depth: _flow(start, depth) for depth in (*size.depths, math.inf)}
+        flows = {depth: _flow(start, size.width, depth) for depth in (*size.depths, math.inf)}
         cost = {depth: flow.times[-1].item() * flow.curvature for depth, flow in flows.items()}
         numbers[f"steps at infinite depth, theory/{start}"] = cost.pop(math.inf)
         curves.append(Curve("depth", start, *_axes(list(cost.items())), "theory"))
     deepest = size.depths[-1]  # an aligned start keeps to the flow even at the best rate; an orthogonal one leaves it
-    flow = _flow("aligned", deepest)
+    flow = _flow("aligned", size.width, deepest)
     thin = slice(None, None, max(1, len(flow.times) // 100))
     x = flow.times[thin] / lrs[f"aligned/{deepest}"]
     curves.append(Curve("course", "aligned", tuple(x.tolist()), tuple(flow.excess[thin].tolist()), "theory"))
@@ -277,9 +284,9 @@ def _depth(size: Size, seed: int, lrs: Mapping[str, float]) -> tuple[dict[str, f
 
 
 @remembered
-def _flow(start: str, depth: float) -> ModeFlow:
+def _flow(start: str, width: int, depth: float) -> ModeFlow:
     """Theory's course to the same 1%; an orthogonal product has ten modes, so one of them must be unlearnt."""
-    _, s, _ = white_digits.class_modes(WIDTH)
+    _, s, _ = white_digits.class_modes(width)
     if start == "orthogonal":
         return mode_flow(torch.cat([s, s.new_zeros(1)]), 1.0, depth, tolerance=TOLERANCE)
     return mode_flow(s, ALIGNED_STRENGTH * s[0].item(), depth, tolerance=TOLERANCE)
