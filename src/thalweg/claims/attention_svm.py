@@ -18,8 +18,8 @@ from thalweg.linalg import InfeasibleError
 from thalweg.solve import AttentionPath, AttentionSVM, attention_svm, locally_optimal, normalized_attention_descent
 
 RULE = """\
-Each seed draws several problems: 6 inputs of 8 tokens in 10 dimensions, tokens, queries and head uniform on the unit sphere,
-labels random. Normalized descent trains W, and its factors from small random ones. A direction is compared with the support
+Each seed draws several problems: 6 inputs of 8 tokens in 10 dimensions (at gpu scale 20 inputs in 32), tokens, queries and head
+uniform on the unit sphere, labels random. Normalized descent trains W, and its factors from small random ones. A direction is compared with the support
 vector machine (SVM) of the tokens that this very training selected, by the cosine of the matrices, mean over all problems:
 1. training W: at least 0.99 with the SVM of least Frobenius norm, and more than with that of least nuclear norm;
 2. training the factors: at least 0.97 with the SVM of least nuclear norm, and more than with that of least Frobenius norm.
@@ -27,7 +27,11 @@ vector machine (SVM) of the tokens that this very training selected, by the cosi
 0.84 with the other machine.) Both SVMs exist for at least 90% of the problems, or there is nothing to compare with.
 Reproduced: 1 and 2. Partly: 1 alone. Not reproduced: 1 fails. Not testable: the SVMs don't exist."""
 
-SCALES = {"smoke": Scale(seeds=(0,), seconds=4), "cpu": Scale(seeds=(1, 2, 3), seconds=60)}
+SCALES = {
+    "smoke": Scale(seeds=(0,), seconds=4),
+    "cpu": Scale(seeds=(1, 2, 3), seconds=60),
+    "gpu": Scale(seeds=(101, 102, 103, 104), seconds=1200),
+}
 
 PANELS = (
     Panel("direction", "Weights turn towards their own machine", "training steps", "1 - cosine", log="xy"),
@@ -49,11 +53,15 @@ class Size:
     widths: tuple[int, ...]
     gap: float
     """Of the nuclear SVM."""
+    inputs: int = INPUTS
+    dim: int = DIM
 
 
 SIZES = {
     "smoke": Size(2, 300, 600, (4, 10), 1e-3),
     "cpu": Size(8, 2000, 4000, (4, 6, 10, 20), 1e-5),
+    # As many problems as the paper's averages take, 100 in all, with three times its inputs and dimensions.
+    "gpu": Size(25, 6000, 20_000, (8, 16, 32, 64), 1e-4, inputs=20, dim=32),
 }
 
 
@@ -75,8 +83,10 @@ def run(scale: str, seed: int, *, report: Report) -> Measurement:
     """Train both ways on the same problems, solve the machines of what was selected, compare."""
     size = SIZES[scale]
     draws = torch.Generator().manual_seed(seed)
-    problems = _draw(size.problems, DIM, draws)
-    factors = tuple(0.1 * torch.randn(size.problems, DIM, DIM, generator=draws, dtype=torch.float64) for _ in range(2))
+    problems = _draw(size.problems, size.dim, draws, size.inputs)
+    factors = tuple(
+        0.1 * torch.randn(size.problems, size.dim, size.dim, generator=draws, dtype=torch.float64) for _ in range(2)
+    )
     data = problems.X, problems.z, problems.y, problems.v
     report(0.0, "training W")
     numbers: dict[str, float] = {}
@@ -124,13 +134,13 @@ def judge(measurements: list[Measurement]) -> Verdict:
     )
 
 
-def _draw(problems: int, dim: int, draws: torch.Generator) -> Problems:
+def _draw(problems: int, dim: int, draws: torch.Generator, inputs: int = INPUTS) -> Problems:
     def sphere(*shape: int) -> Tensor:
         drawn = torch.randn(*shape, dim, generator=draws, dtype=torch.float64)
         return drawn / drawn.norm(dim=-1, keepdim=True)
 
-    X, z, v = sphere(problems, INPUTS, TOKENS), sphere(problems, INPUTS), sphere(problems)
-    return Problems(X, z, torch.randint(2, (problems, INPUTS), generator=draws).double() * 2 - 1, v)
+    X, z, v = sphere(problems, inputs, TOKENS), sphere(problems, inputs), sphere(problems)
+    return Problems(X, z, torch.randint(2, (problems, inputs), generator=draws).double() * 2 - 1, v)
 
 
 def _compare(name: str, path: AttentionPath, problems: Problems, size: Size) -> tuple[dict[str, float], list[Curve]]:
@@ -179,7 +189,7 @@ def _compare(name: str, path: AttentionPath, problems: Problems, size: Size) -> 
         Curve("margins", name, x, tuple(margin.mean().item() for margin in reached)),
         Curve("margins", "the machine's", (x[0], x[-1]), (1.0, 1.0), "theory"),
     ]
-    ranks = tuple(float(k + 1) for k in range(DIM))
+    ranks = tuple(float(k + 1) for k in range(final.shape[-1]))
     curves.append(Curve("spectrum", name, ranks, _spectrum(final)))
     curves.append(Curve("spectrum", name, ranks, _spectrum(mine), "theory"))
     return numbers, curves
@@ -216,7 +226,7 @@ def _widths(size: Size, draws: torch.Generator) -> list[Curve]:
     """For how many problems the machine of the best tokens exists, and for how many training W selects all of them."""
     exists, best = [], []
     for width in size.widths:
-        problems = _draw(2 * size.problems, width, draws)
+        problems = _draw(2 * size.problems, width, draws, size.inputs)
         path = normalized_attention_descent(
             problems.X, problems.z, problems.y, problems.v, lr=LR, steps=size.steps // 2
         )
