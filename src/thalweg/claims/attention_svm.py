@@ -19,8 +19,9 @@ from thalweg.solve import AttentionPath, AttentionSVM, attention_svm, locally_op
 
 RULE = """\
 Each seed draws several problems: 6 inputs of 8 tokens in 10 dimensions (at gpu scale 20 inputs in 32), tokens, queries and head
-uniform on the unit sphere, labels random. Normalized descent trains W, and its factors from small random ones. A direction is compared with the support
-vector machine (SVM) of the tokens that this very training selected, by the cosine of the matrices, mean over all problems:
+uniform on the unit sphere, labels random. Normalized descent trains W, and its factors from small random ones. A direction is
+compared with the support vector machine (SVM) of the tokens that this very training selected, by the cosine of the matrices,
+mean over all problems:
 1. training W: at least 0.99 with the SVM of least Frobenius norm, and more than with that of least nuclear norm;
 2. training the factors: at least 0.97 with the SVM of least nuclear norm, and more than with that of least Frobenius norm.
 (The paper: about 1; the factors converge more slowly, and a trial run on another seed gave 0.999 and 0.980, against 0.87 and
