@@ -75,8 +75,8 @@ def mode_flow(
         v = v + h / 6 * (k1 + 2 * k2 + 2 * k3 + rate(v + h * k3))
         course.append(v.exp())
         excess.append(_excess(course[-1], s))
-    times = h * torch.arange(len(course), dtype=s.dtype)
-    return ModeFlow(times, torch.stack(course), torch.tensor(excess, dtype=s.dtype), curvature)
+    times = h * torch.arange(len(course), dtype=s.dtype, device=s.device)
+    return ModeFlow(times, torch.stack(course), torch.tensor(excess, dtype=s.dtype, device=s.device), curvature)
 
 
 def _excess(u: Tensor, s: Tensor) -> float:
