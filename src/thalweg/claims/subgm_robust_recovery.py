@@ -1,6 +1,6 @@
 """Sub-gradient steps from a small start recover a low-rank matrix through gross outliers, and surplus rank costs nothing.
 
-The claim of arXiv:2202.08788, for a matrix of rank 2 and size 20 measured by symmetric Gaussian matrices.
+The claim of arXiv:2202.08788, for a matrix of rank 2 and size 20 (200 at gpu scale) measured by symmetric Gaussian matrices.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from thalweg.solve.robust_recovery import sign_rip_scale, sign_spectral_init, su
 
 RULE = """\
 A random projection of rank 2 and size 20; 2,400 symmetric Gaussian measurements, 30% of them with outliers of standard deviation
-10 added; 1,000 steps of 0.2 * 0.99^t. Errors are Frobenius norms, medians over seeds. Four things must hold.
+10 added; 1,000 steps of 0.2 * 0.99^t. At gpu scale the size is 200, so that 20 columns below are 200, and the measurements are
+20,000, about as many for each row. Errors are Frobenius norms, medians over seeds. Four things must hold.
 1. Robust: from a start of scale 0.001 with all 20 columns the last error is at most 1/50 of what gradient descent on the squared
    residuals has at its best step and its best learning rate (0.02, 0.05 or 0.1), both picked by looking at the true matrix.
 2. Surplus rank is free: over the first 300 steps (looked at every 50) the error with 20 columns is at most twice that with 2.
@@ -26,17 +27,22 @@ A random projection of rank 2 and size 20; 2,400 symmetric Gaussian measurements
    mean over seeds (sampling alone makes about 1.5%).
 Reproduced: all. Partly: 1 and 4. Not reproduced: otherwise. Control: the same steps on the whole matrix in place of
 factors, a convex problem. 2,400 measurements are 11 for each of its 210 unknowns, so there it may do as well; it is compared with
-600 too, 3 for each. Where its last error is no larger than that of 20 columns with both, factors and small starts aren't what
-robustness needs, and the verdict says so. With 60% outliers 600 measurements are shown only."""
+600 too, 3 for each (at gpu scale 1 for each, and 5,000, a quarter). Where its last error is no larger than that of 20 columns
+with both, factors and small starts aren't what robustness needs, and the verdict says so. With 60% outliers 600 measurements
+(5,000) are shown only."""
 
-SCALES = {"smoke": Scale(seeds=(0,), seconds=3), "cpu": Scale(seeds=(11, 12, 13, 14, 15), seconds=200)}
+SCALES = {
+    "smoke": Scale(seeds=(0,), seconds=3),
+    "cpu": Scale(seeds=(11, 12, 13, 14, 15), seconds=200),
+    "gpu": Scale(seeds=tuple(range(111, 121)), seconds=400),
+}
 
 _ERROR = "Frobenius error"
 PANELS = (
-    Panel("rank", "2,400 measurements, 30% outliers, start of 0.001", "steps", _ERROR, log="y"),
-    Panel("alpha", "20 columns: starts of several scales", "steps", _ERROR, log="y"),
+    Panel("rank", "30% outliers, start of 0.001", "steps", _ERROR, log="y"),
+    Panel("alpha", "All columns: starts of several scales", "steps", _ERROR, log="y"),
     Panel("final", "After the last step", "scale of the start", _ERROR, log="xy"),
-    Panel("few", "600 measurements, start of 0.001", "steps", _ERROR, log="y"),
+    Panel("few", "Few measurements, start of 0.001", "steps", _ERROR, log="y"),
     Panel("scale", "Sub-gradient along the error", "norm of the error", "length", log="x"),
 )
 
@@ -52,16 +58,23 @@ class Size:
     many: int
     few: int
     steps: int
+    d: int = D
+    """Rows of the matrix, and columns of the factor where there are all of them."""
 
 
-SIZES = {"smoke": Size(800, 300, 300), "cpu": Size(2400, 600, 1000)}
+SIZES = {
+    "smoke": Size(800, 300, 300),
+    "cpu": Size(2400, 600, 1000),
+    # About as many measurements for each row of the matrix, so one for each unknown in place of 11: does surplus rank stay free?
+    "gpu": Size(20_000, 5000, 1000, d=200),
+}
 
 
 def run(scale: str, seed: int, *, report: Report) -> Measurement:
     """All parts with one seed."""
     size = SIZES[scale]
     draws = torch.Generator().manual_seed(seed)
-    Q, _ = torch.linalg.qr(torch.randn(D, RANK, generator=draws, dtype=torch.float64))
+    Q, _ = torch.linalg.qr(torch.randn(size.d, RANK, generator=draws, dtype=torch.float64))
     target = Q @ Q.T
     numbers, curves = _many(size, target, draws, report)
     report(0.7, f"{size.few} measurements")
@@ -75,15 +88,16 @@ def judge(measurements: list[Measurement]) -> Verdict:
     def median(name: str) -> float:
         return statistics.median(m.numbers[name] for m in measurements)
 
+    d = max(int(name.split("/")[1]) for name in measurements[0].numbers if name.startswith("last/"))
     last, squared, convex = (
-        median(f"last/20/{ALPHA:g}"),
+        median(f"last/{d}/{ALPHA:g}"),
         median("squared residuals, best"),
         median("whole matrix, last"),
     )
-    fewer = median("few, 20 columns"), median("few, whole matrix")
-    surplus = max(median(f"at {t}/20") / median(f"at {t}/2") for t in LOOKS)
+    fewer = median(f"few, {d} columns"), median("few, whole matrix")
+    surplus = max(median(f"at {t}/{d}") / median(f"at {t}/{RANK}") for t in LOOKS)
     x = [math.log(a) for a in ALPHAS]
-    y = [math.log(median(f"last/20/{a:g}")) for a in ALPHAS]
+    y = [math.log(median(f"last/{d}/{a:g}")) for a in ALPHAS]
     slope = statistics.linear_regression(x, y).slope
     lengths = {
         (p, f): statistics.fmean(m.numbers[f"length/{p:g}/{f:g}"] for m in measurements)
@@ -98,9 +112,9 @@ def judge(measurements: list[Measurement]) -> Verdict:
         "too few measurements for the mean sub-gradient": off <= 0.05,
     }
     because = (
-        f"Last error {last:.2g} against {squared:.2g} of squared residuals at their best (at most 1/50); 20 columns have at most "
+        f"Last error {last:.2g} against {squared:.2g} of squared residuals at their best (at most 1/50); {d} columns have at most "
         f"{surplus:.2f} times the error of 2 (2); slope over the start's scale {slope:.2f} (above 0.2); sub-gradient within {off:.1%} "
-        f"of the closed form (5%). The whole matrix without factors: {convex:.2g}; with few measurements {fewer[1]:.2g}, 20 columns "
+        f"of the closed form (5%). The whole matrix without factors: {convex:.2g}; with few measurements {fewer[1]:.2g}, {d} columns "
         f"{fewer[0]:.2g}."
     )
     enough = convex <= last and fewer[1] <= fewer[0]
@@ -114,8 +128,9 @@ def judge(measurements: list[Measurement]) -> Verdict:
 
 def _measure(target: Tensor, m: int, p: float, draws: torch.Generator) -> tuple[Tensor, Tensor]:
     """Measurements and what they gave, outliers included."""
-    G = torch.randn(m, D, D, generator=draws, dtype=torch.float64)
-    A = (G + G.mT) / math.sqrt(2)
+    G = torch.randn(m, *target.shape, generator=draws, dtype=torch.float64)
+    A = (G + G.mT).div_(math.sqrt(2))  # in place, as they fill the memory at gpu scale
+    del G
     wrong = torch.rand(m, generator=draws) < p
     noise = STD * torch.randn(m, generator=draws, dtype=torch.float64)
     return A, A.flatten(1) @ target.flatten() + noise * wrong
@@ -123,7 +138,7 @@ def _measure(target: Tensor, m: int, p: float, draws: torch.Generator) -> tuple[
 
 def _starts(A: Tensor, y: Tensor, arms: list[tuple[int, float]]) -> Tensor:
     """Starts of (columns, scale), as one batch: columns of zeros stay zero."""
-    return torch.stack([torch.nn.functional.pad(sign_spectral_init(A, y, k, a), (0, D - k)) for k, a in arms])
+    return torch.stack([torch.nn.functional.pad(sign_spectral_init(A, y, k, a), (0, len(A[0]) - k)) for k, a in arms])
 
 
 def _many(size: Size, target: Tensor, draws: torch.Generator, report: Report) -> tuple[dict[str, float], list[Curve]]:
@@ -131,9 +146,9 @@ def _many(size: Size, target: Tensor, draws: torch.Generator, report: Report) ->
     numbers: dict[str, float] = {}
     curves = []
     A, y = _measure(target, size.many, 0.3, draws)
-    arms = [(k, a) for k in (RANK, D) for a in ALPHAS]
+    arms = [(k, a) for k in (RANK, size.d) for a in ALPHAS]
     report(0.05, "sub-gradient steps")
-    found = subgm(A, y, D, lr=LR, decay=DECAY, steps=size.steps, start=_starts(A, y, arms), target=target)
+    found = subgm(A, y, size.d, lr=LR, decay=DECAY, steps=size.steps, start=_starts(A, y, arms), target=target)
     assert found.error is not None
     for (k, a), error in zip(arms, found.error.T, strict=True):
         numbers[f"last/{k}/{a:g}"] = error[-1].item()
@@ -142,10 +157,11 @@ def _many(size: Size, target: Tensor, draws: torch.Generator, report: Report) ->
             curves.append(_curve("rank", f"{k} columns", error))
             mean = _mean_course(sign_spectral_init(A, y, k, a), target, 0.3, size.steps)
             curves.append(_curve("rank", f"{k} columns", mean, "theory"))
-        if k == D:
+        if k == size.d:
             curves.append(_curve("alpha", f"start of {a:g}", error))
     curves += [
-        Curve("final", f"{k} columns", ALPHAS, tuple(numbers[f"last/{k}/{a:g}"] for a in ALPHAS)) for k in (RANK, D)
+        Curve("final", f"{k} columns", ALPHAS, tuple(numbers[f"last/{k}/{a:g}"] for a in ALPHAS))
+        for k in (RANK, size.d)
     ]
     report(0.4, "controls")
     squared = _squared_residuals(A, y, target, size.steps)
@@ -171,15 +187,16 @@ def _few(size: Size, target: Tensor, draws: torch.Generator) -> tuple[dict[str, 
     curves = []
     for p in (0.3, 0.6):
         A, y = _measure(target, size.few, p, draws)
-        starts = _starts(A, y, [(RANK, ALPHA), (D, ALPHA)])
-        found = subgm(A, y, D, lr=LR, decay=DECAY, steps=size.steps, start=starts, target=target)
+        starts = _starts(A, y, [(RANK, ALPHA), (size.d, ALPHA)])
+        found = subgm(A, y, size.d, lr=LR, decay=DECAY, steps=size.steps, start=starts, target=target)
         assert found.error is not None
         curves += [
-            _curve("few", f"{k} columns, {p:.0%} outliers", e) for k, e in zip((RANK, D), found.error.T, strict=True)
+            _curve("few", f"{k} columns, {p:.0%} outliers", e)
+            for k, e in zip((RANK, size.d), found.error.T, strict=True)
         ]
         if p == 0.3:
             whole = _whole_matrix(A, y, target, size.steps)
-            numbers = {"few, 20 columns": found.error[-1, 1].item(), "few, whole matrix": whole[-1].item()}
+            numbers = {f"few, {size.d} columns": found.error[-1, 1].item(), "few, whole matrix": whole[-1].item()}
             curves.append(_curve("few", f"whole matrix, {p:.0%} outliers", whole, "control"))
     return numbers, curves
 
@@ -197,13 +214,14 @@ def _mean_course(U: Tensor, target: Tensor, p: float, steps: int) -> Tensor:
 
 def _squared_residuals(A: Tensor, y: Tensor, target: Tensor, steps: int) -> Tensor:
     """Errors of gradient descent on the mean of residual^2 / 2 from the same start, ``(steps + 1, learning rates)``."""
-    U = sign_spectral_init(A, y, D, ALPHA).expand(3, D, D)
+    d = len(target)
+    U = sign_spectral_init(A, y, d, ALPHA).expand(3, d, d)
     lr, rows, errors = torch.tensor([0.02, 0.05, 0.1], dtype=U.dtype)[:, None, None], A.flatten(1), []
     for _ in range(steps + 1):
         M = U @ U.mT
         errors.append((M - target).square().sum((-2, -1)).sqrt())
         residual = M.flatten(-2) @ rows.T - y
-        U = U - 2 * lr * (residual @ rows / len(rows)).unflatten(-1, (D, D)) @ U
+        U = U - 2 * lr * (residual @ rows / len(rows)).unflatten(-1, (d, d)) @ U
     return torch.stack(errors).nan_to_num(math.inf)
 
 
@@ -212,14 +230,14 @@ def _whole_matrix(A: Tensor, y: Tensor, target: Tensor, steps: int) -> Tensor:
     M, rows, errors = torch.zeros_like(target), A.flatten(1), []
     for t in range(steps + 1):
         errors.append((M - target).norm())
-        M = M - LR * DECAY**t * ((rows @ M.flatten() - y).sign() @ rows / len(rows)).view(D, D)
+        M = M - LR * DECAY**t * ((rows @ M.flatten() - y).sign() @ rows / len(rows)).view_as(M)
     return torch.stack(errors)
 
 
 def _length(A: Tensor, norm: float, p: float, draws: torch.Generator) -> float:
     """Mean of <D, X> / |X|_F over 40 random errors X of rank 2 and fresh outliers."""
     rows = A.flatten(1)
-    V = torch.randn(40, D, 2, generator=draws, dtype=torch.float64)
+    V = torch.randn(40, A.shape[1], 2, generator=draws, dtype=torch.float64)
     X = (V @ V.mT).flatten(1)
     seen = rows @ (X / X.norm(dim=1, keepdim=True)).T  # (m, 40)
     noise = (
