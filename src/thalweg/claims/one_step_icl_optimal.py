@@ -30,9 +30,10 @@ from thalweg.probe import read_off_preconditioner
 from thalweg.tasks.regression_prompts import Prompts, linear_prompts, relu_prompts
 
 RULE = """\
-Layers are trained by Adam on each of the three laws of prompts (5 inputs, 10 examples, noise of variance 0.5): four from
-random starts side by side, of which the one of least loss is taken, for the theorem speaks of the best layer, and some
-starts come to rest for long where a layer uses one direction only. Two numbers are judged in every law, at the worst seed:
+Layers are trained by Adam on each of the three laws of prompts (5 inputs, 10 examples; at gpu scale 20 and 100; noise of
+variance 0.5): four from random starts side by side, of which the one of least loss is taken, for the theorem speaks of the
+best layer, and some starts come to rest for long where a layer uses one direction only. Two numbers are judged in every
+law, at the worst seed:
 - the preconditioner read off the trained weights differs from the closed form by at most 5% (Frobenius norm). Noise of
   the last minibatches alone leaves about 1 to 2%;
 - the trained layer's loss on fresh prompts differs from that of the closed form on the same prompts by at most 2%, in
@@ -41,7 +42,11 @@ And in law B the trained layer beats the best plain gradient step by more than 5
 loss over seeds, so that it is the preconditioner that it has learnt.
 Reproduced: all of this. Partly: law A holds, but not all of the rest. Not reproduced: law A fails."""
 
-SCALES = {"smoke": Scale(seeds=(0,), seconds=3), "cpu": Scale(seeds=(1, 2, 3), seconds=200)}
+SCALES = {
+    "smoke": Scale(seeds=(0,), seconds=3),
+    "cpu": Scale(seeds=(1, 2, 3), seconds=200),
+    "gpu": Scale(seeds=(4, 5, 6), seconds=800),
+}
 
 PANELS = (
     Panel(
@@ -76,7 +81,9 @@ class Size:
 SIZES = {
     "smoke": Size((2.0, 0.5), 4, 200, 256, (1e-1, 1e-3), 10_000),
     "cpu": Size((4.0, 2.0, 1.0, 0.5, 0.25), 10, 2000, 1024, (3e-3, 3e-4), 200_000),
+    "gpu": Size(tuple(2 ** (2 - 4 * k / 19) for k in range(20)), 100, 40_000, 4096, (3e-3, 1e-4), 200_000),
 }
+"""At gpu scale 16 times as many step sizes to learn, from more examples, and a training long enough to learn them."""
 
 
 @dataclass(frozen=True)
