@@ -30,11 +30,12 @@ class Size:
 
     Args:
         steps: updates.
-        width: of the decoder, which has 2 blocks of 4 heads.
+        width: of the decoder, whose blocks have 4 heads.
         context: bytes that it reads at once.
         evaluations: of the validation loss, besides that of the start.
         valid_windows: windows that it is evaluated on.
         batch: windows in a step.
+        blocks: of the decoder.
     """
 
     steps: int
@@ -43,6 +44,7 @@ class Size:
     evaluations: int
     valid_windows: int
     batch: int = 16
+    blocks: int = 2
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Course:
 
 def decoder(size: Size) -> Decoder:
     """The model: pre-norm, learned positions, 256 bytes, all matrices from N(0, 0.02)."""
-    return Decoder(context=size.context, embed_dim=size.width, num_heads=4, num_layers=2)
+    return Decoder(context=size.context, embed_dim=size.width, num_heads=4, num_layers=size.blocks)
 
 
 def train(
