@@ -83,7 +83,8 @@ def log_quadratic_cdf(weights: Tensor, shifts: Tensor, x: float) -> float:
         >>> round(math.exp(log_quadratic_cdf(torch.ones(10), torch.full((10,), 0.5**0.5), 5.0)), 3)  # really 0.0223
         0.022
     """
-    lam, b2 = weights.double().flatten(), shifts.double().flatten().square()
+    # On the CPU: a bisection asks for a number at each of its steps.
+    lam, b2 = weights.double().flatten().cpu(), shifts.double().flatten().square().cpu()
     if lam.shape != b2.shape or not len(lam):
         raise ValueError(f"weights and shifts must be as many, and not none, not {len(lam)} and {len(b2)}")
     if not bool(((lam > 0) & lam.isfinite() & b2.isfinite()).all()):
