@@ -44,7 +44,11 @@ Second version, with the same thresholds. In the first, documents held 4 to 8 pa
 to recall: 12% after 1,500 steps, as if guessing one of the values shown ("not testable"; the others got 98% and 100% after
 700 and 850). Documents of 1 to 8 pairs taught it to all six seeds of trial runs in 350 to 450 steps. New seeds."""
 
-SCALES = {"smoke": Scale(seeds=(0,), seconds=8), "cpu": Scale(seeds=(11, 12, 13), seconds=200)}
+SCALES = {
+    "smoke": Scale(seeds=(0,), seconds=8),
+    "cpu": Scale(seeds=(11, 12, 13), seconds=200),
+    "gpu": Scale(seeds=(14, 15, 16), seconds=1100),
+}
 
 PANELS = (
     Panel("overlap", "The 10 likeliest outcomes", "epochs of gradient descent", "share in common with context"),
@@ -74,12 +78,27 @@ class Size:
     every: int
     """Epochs between comparisons."""
     orders: int
+    width: int = 64
+    """Of the language model."""
+    layers: int = 2
 
 
 SIZES = {
     "smoke": Size(prompted.Size(((5, 20), (5, 20)), 16, 1, 100), 4, 2, (0.1, 0.3), 2, 1, 2),
     "cpu": Size(prompted.Size(((300, 1200), (300, 1200)), 64, 1, 1024), 1500, 4, (0.01, 0.03, 0.1, 0.3, 1.0), 24, 3, 5),
+    "gpu": Size(
+        prompted.Size(((2000, 10_000), (2000, 10_000)), 512, 1, 10_000, dim=10),
+        4000,
+        32,
+        (0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0),
+        60,
+        4,
+        10,
+        width=128,
+        layers=3,
+    ),
 }
+"""At gpu scale a larger language model, the control of the paper's own dimension, its 10 orders, and a longer and finer search."""
 
 
 def run(scale: str, seed: int, *, report: Report) -> Measurement:
@@ -92,7 +111,11 @@ def run(scale: str, seed: int, *, report: Report) -> Measurement:
     )
     numbers, curves = _in_attention(stack, size, draws)
     learnt = recall.pretrain(
-        seed, size.most_steps, progress=lambda share: report(0.15 + 0.35 * share, "pre-training the language model")
+        seed,
+        size.most_steps,
+        width=size.width,
+        layers=size.layers,
+        progress=lambda share: report(0.15 + 0.35 * share, "pre-training the language model"),
     )
     numbers["recall"] = learnt.recall[-1]
     curves.append(Curve("pretraining", "language model", learnt.steps, learnt.recall))
@@ -160,8 +183,10 @@ def _part(report: Report, i: int, kind: str, share: float) -> None:
 def _in_attention(stack: nn.Module, size: Size, draws: torch.Generator) -> tuple[dict[str, float], list[Curve]]:
     """The control. Outcomes are 64 candidate queries, in proportion to the exponential of what is predicted for them."""
     tasks, candidates = 8 * size.tasks, 64
-    prompts = linear_prompts(tasks, prompted.N, prompted.DIM, inputs="uniform", generator=draws, dtype=torch.float32)
-    queries = torch.rand(tasks, candidates, prompted.DIM, generator=draws) * 2 - 1
+    prompts = linear_prompts(
+        tasks, prompted.N, size.prompted.dim, inputs="uniform", generator=draws, dtype=torch.float32
+    )
+    queries = torch.rand(tasks, candidates, size.prompted.dim, generator=draws) * 2 - 1
 
     def tokens(order: Tensor, asked: Tensor) -> Tensor:
         shown = torch.cat([prompts.X, prompts.y.unsqueeze(2)], 2)[:, order].unsqueeze(1)
@@ -177,7 +202,7 @@ def _in_attention(stack: nn.Module, size: Size, draws: torch.Generator) -> tuple
         lambda order: stack(tokens(order, queries)).softmax(-1).flatten(0, 1), prompted.N, size.orders, draws
     )
     lrs = torch.tensor([0.5, 1.0, 2.0, 3.0, 4.0])
-    w = torch.zeros(len(lrs), tasks, prompted.DIM)
+    w = torch.zeros(len(lrs), tasks, size.prompted.dim)
     overlaps, cosines = [], []
     for _ in range(size.epochs):
         residuals = torch.einsum("tnd,ltd->ltn", prompts.X, w) - prompts.y
@@ -204,7 +229,9 @@ def _in_language(
     slopes = slopes.unflatten(0, wanted.shape)
     orders = [torch.randperm(recall.PAIRS, generator=draws) for _ in range(size.orders)]
     again = [token_overlap(context, recall.predict(model, tasks.prompts(o)), TOP).mean() for o in orders]
-    last = {name: torch.ones(()) for name, _ in model.named_parameters() if name.startswith("blocks.1.")}
+    last = {
+        name: torch.ones(()) for name, _ in model.named_parameters() if name.startswith(f"blocks.{size.layers - 1}.")
+    }
     arms: dict[str, tuple[int | None, dict[str, Tensor] | None]] = {
         "full batch": (None, None),
         "last block": (None, last),

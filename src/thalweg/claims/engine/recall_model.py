@@ -125,9 +125,11 @@ def pretrain(
     enough: float = 0.95,
     every: int = 50,
     batch: int = 32,
+    width: int = 64,
+    layers: int = 2,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Pretrained:
-    """A decoder of 2 layers, width 64, by AdamW at 3e-3 after 100 steps of warm-up, until it recalls.
+    """A decoder by AdamW at 3e-3, for a width of 64, after 100 steps of warm-up, until it recalls.
 
     Args:
         seed: of weights and data.
@@ -135,19 +137,22 @@ def pretrain(
         enough: share of right recalls on fresh tasks at which to stop.
         every: steps between tests of that.
         batch: documents in a step.
+        width: of the decoder. Rate and start fall with its square root.
+        layers: of the decoder, with 4 heads each.
         progress: gets the share of ``most_steps`` done.
     """
     torch.manual_seed(seed)
     draws = torch.Generator().manual_seed(seed)
-    model, chains = Decoder(VOCAB, CONTEXT, embed_dim=64, num_heads=4, num_layers=2), markov_chains(draws)
+    model, chains = Decoder(VOCAB, CONTEXT, embed_dim=width, num_heads=4, num_layers=layers), markov_chains(draws)
+    shrink = (64 / width) ** 0.5
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:  # a larger start: recall is learnt in a few hundred steps, not in thousands
-            nn.init.normal_(parameter, std=0.5 if "embed" in name else 0.1)
-    adam = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98))
+            nn.init.normal_(parameter, std=0.5 if "embed" in name else 0.1 * shrink)
+    adam = torch.optim.AdamW(model.parameters(), lr=LR * shrink, betas=(0.9, 0.98))
     course: list[tuple[float, float, float]] = []
     for step in range(1, most_steps + 1):
         for group in adam.param_groups:
-            group["lr"] = LR * min(1.0, step / 100)
+            group["lr"] = LR * shrink * min(1.0, step / 100)
         tokens = documents(batch, chains, draws)
         loss = F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
         adam.zero_grad()
