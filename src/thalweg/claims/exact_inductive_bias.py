@@ -89,10 +89,12 @@ class Size:
     examples: int = 50
     tests: int = 200
     few: Few = field(default_factory=Few)
+    spacing: float = 0.02
+    """Of the errors that part 2 looks at, over their mean."""
 
 
 SIZES = {
-    "smoke": Size(JUDGED, 1, 20_000, 10, 1, 200, few=Few(fitted=0.9)),
+    "smoke": Size(JUDGED, 1, 20_000, 10, 1, 200, few=Few(fitted=0.9), spacing=0.1),
     "cpu": Size((*JUDGED, 32), 4, 400_000, 1200, 2, 2000),
     "gpu": Size((*JUDGED, 32, 64), 8, 10_000_000, 3000, 3, 2000, 100, 500, Few(500, 1000, 28, 4)),
 }
@@ -230,7 +232,7 @@ def _tail(d: int, seed: int, size: Size) -> tuple[dict[str, float], list[Curve]]
     counted = _sample(task, seed + 1000, size.counted).sort().values
     fitted, mean = _law(errors), errors.mean().item()
     rank = max(2, round(SHARE * size.counted))
-    ratios = [0.1 + 0.02 * i for i in range(51)]
+    ratios = [0.1 + size.spacing * i for i in range(1 + round(1 / size.spacing))]
     exact = kernel_inductive_bias(*task, [r * mean for r in ratios])
     far = next(i for i, bits in enumerate(exact) if bits < FAR)  # within a few bits of it, since they change so fast
     numbers = {
