@@ -23,21 +23,23 @@ from thalweg.probe import sample_complexity
 from thalweg.tasks.dynamic_signal import SignalImages, bayes_score, dynamic_signal, linear_error, oracle_error
 
 RULE = """\
-One-layer nets of unit-length filters with a soft threshold: one filter for all patches (CNN), one for each (LCN), or k over the whole
-image (FCN). 300 full-batch steps of gradient descent, to which the theorem applies (Adam, which isn't rotation-equivariant, is a
-control), on the logistic loss; the threshold is 0 for a third of them, then rises to its end. Learning rates are chosen on other
-seeds; the end, of 0, 0.2 and 0.4, on 1,000 other images for each model and size, since 0.4 leaves an FCN silent on most images.
-Noise 0.57 / sqrt(k), k = 8, 16 and d = 16, 32, 64. A model's need is the sample size from which on every larger one of a grid (CNN 1
-to 32, LCN 16 to 512, FCN 32 to 512) has at most a target error, from the mean over seeds and problems, between grid points by a
-straight line in logarithms.
-1. CNN < LCN < FCN for an error of 3% in every cell. At 3% an FCN ends at the best linear rule's 4.0%, so "more than 512" counts as
-   larger (one cell goes on to 2048); therefore 2 and 3, where a linear rule suffices.
+One-layer nets of unit-length filters with a soft threshold: one filter for all patches (CNN), one for each (LCN), or k over the
+whole image (FCN). 300 full-batch steps of gradient descent, to which the theorem applies (Adam, which isn't rotation-equivariant,
+is a control), on the logistic loss; the threshold is 0 for a third of them, then rises to its end. Learning rates are chosen on
+other seeds; the end, of 0, 0.2 and 0.4, on other images (1,000; 4,000 at gpu scale) for each model and size: 0.4 leaves an FCN
+silent on most. Noise 0.57 / sqrt(k), k = 8, 16 and d = 16, 32, 64; at gpu scale also k = 32 and d = 128, 256. A model's need is
+the sample size from which on every larger one of a grid (CNN 1 to 32, LCN 16 to 512, FCN 32 to 512; at gpu scale up to 64, 4096
+and 8192) has at most a target error, from the mean over seeds and problems, between grid points by a straight line in logarithms.
+1. CNN < LCN < FCN for an error of 3% in every cell. At 3% an FCN ends at the best linear rule's 4.0%, so more than the grid's
+   largest counts as larger (one cell goes on to 2048, at gpu scale to 16384); therefore 2 and 3, where a linear rule suffices.
 2. LCN < FCN for 10% in every cell.
 3. CNN < LCN < FCN for 3% at noise 0.4 / sqrt(k), k = d = 16, where the best linear rule's error is 0.6%, and the FCN gets there.
-4. LCN over CNN, for 3%, is at least 1.5 times as large at k = 16 as at k = 8 (theory's k d / (k + d) gives 1.3 to 1.8, k alone 2), in
-   the geometric mean over the d where the CNN needs at least 2 at both: below, the grid says nothing.
-5. From d = 16 to 64 the LCN's need for 3% grows at least 2 times in the geometric mean over both k (in proportion to d: 4
-   times; as the upper bound's k + d: 2.7 times).
+4. LCN over CNN, for 3%, is at least 1.5 times as large at k = 16 as at k = 8 (theory's k d / (k + d) gives 1.3 to 1.8, k alone
+   2), in the geometric mean over the d where the CNN needs at least 2 at both: below, the grid says nothing. At gpu scale k goes
+   on to 32, one doubling more, so 1.5^2 = 2.25 times is asked for (theory 2.0 to 3.7).
+5. From d = 16 to 64 the LCN's need for 3% grows at least 2 times in the geometric mean over all k (in proportion to d: 4
+   times; as the upper bound's k + d: 2.7 times). At gpu scale d goes on to 256, two doublings more, so 2^2 = 4 times (in proportion
+   16 times, as k + d on average 8).
 Reproduced: all. Partly: 1. Not reproduced: 1 fails. Not testable: a CNN doesn't get to 3%. Trial runs on other seeds gave 2 to 3 in
 part 4 and 2.0 to 2.3 in part 5; its threshold is the one set before them.
 Second version. The first one chose learning rates in the cell k = 8, d = 32 alone and gave "not reproduced" on seeds 11 to 13: order
@@ -46,15 +48,19 @@ some start opposite to the signal, and each that hasn't turned round after 300 s
 number of samples (one seed ended at 0.3%, others at 5% and 12%). Rates are now chosen over three cells, that one too, and at larger
 samples; nothing else is changed but the seeds."""
 
-SCALES = {"smoke": Scale(seeds=(0,), seconds=4), "cpu": Scale(seeds=(21, 22, 23), seconds=220)}
+SCALES = {
+    "smoke": Scale(seeds=(0,), seconds=4),
+    "cpu": Scale(seeds=(21, 22, 23), seconds=220),
+    "gpu": Scale(seeds=(31, 32, 33, 34, 35), seconds=1000),
+}
 
 _N, _D, _ERROR = "samples", "pixels of a patch, d", "test error"
 PANELS = (
     Panel("error", "8 patches of 32 pixels, noise 0.57 / sqrt(8)", _N, _ERROR, log="xy"),
     Panel("easier", "16 patches of 16 pixels, noise 0.4 / 4", _N, _ERROR, log="xy"),
     Panel("adam", "As the first, trained by Adam", _N, _ERROR, log="xy"),
-    Panel("need 8", "Samples for 10% error, 8 patches", _D, _N, log="xy"),
-    Panel("need 16", "Samples for 10% error, 16 patches", _D, _N, log="xy"),
+    Panel("few", "Samples for 10% error, 8 patches", _D, _N, log="xy"),
+    Panel("many", "Samples for 10% error, 16 patches (32 at gpu scale)", _D, _N, log="xy"),
 )
 
 NAMES: dict[Sharing, str] = {"conv": "CNN", "local": "LCN", "full": "FCN"}
@@ -92,8 +98,8 @@ SIZES = {
         (8, 16),
         (16, 32),
         (16,),
-        40,
-        300,
+        30,
+        200,
         {"conv": (2, 8, 32), "local": (16, 64, 256), "full": (32, 256)},
         {"conv": 2, "local": 1, "full": 1},
         {"conv": (8,), "local": (64,), "full": (64,)},
@@ -115,6 +121,23 @@ SIZES = {
         {"conv": (2, 8), "local": (64, 512), "full": (64, 512)},
         (SHOWN, (16, 16), (16, 64)),
         (1024, 2048),
+    ),
+    # 16 times the largest FCN (twice the patches of four times the pixels), for which theory asks 8 times the samples
+    "gpu": Size(
+        (8, 16, 32),
+        (16, 32, 64, 128, 256),
+        (4, 16),
+        300,
+        4000,
+        {
+            "conv": (1, 2, 4, 8, 16, 32, 64),
+            "local": (16, 32, 64, 128, 256, 512, 1024, 2048, 4096),
+            "full": (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192),
+        },
+        {"conv": 8, "local": 4, "full": 1},
+        {"conv": (2, 8), "local": (64, 512, 4096), "full": (64, 512, 4096)},
+        (SHOWN, (16, 16), (16, 64), (32, 16), (32, 256)),
+        (16384,),
     ),
 }
 
@@ -188,6 +211,8 @@ def judge(measurements: list[Measurement]) -> Verdict:
     few, many = ks[0], ks[-1]
     measured = [d for d in ds if min(need("conv", few, d), need("conv", many, d)) >= 2]
     ratio = {k: _geometric([need("local", k, d) / need("conv", k, d) for d in measured]) for k in (few, many)}
+    doublings = math.log2(many / few), math.log2(ds[-1] / ds[0])
+    least_gain, least_growth = 1.5 ** doublings[0], 2 ** (doublings[1] / 2)
     sharing_gain = ratio[many] / ratio[few] if measured and math.isfinite(ratio[few]) else 0.0
     growth = _geometric(
         [need("local", k, ds[-1]) / need("local", k, ds[0]) for k in ks if math.isfinite(need("local", k, ds[0]))]
@@ -198,13 +223,14 @@ def judge(measurements: list[Measurement]) -> Verdict:
         "at lower noise the order isn't theory's": easy[0] < easy[1] < easy[2] < math.inf,
         "the CNN's needs are too small to tell how sharing pays with k"
         if not measured
-        else "sharing pays too little with k": sharing_gain >= 1.5,
-        "an LCN's need grows more slowly than theory says at so small d": 2 <= growth < math.inf,
+        else "sharing pays too little with k": sharing_gain >= least_gain,
+        "an LCN's need grows more slowly than theory says at so small d": least_growth <= growth < math.inf,
     }
     because = (
         f"CNN < LCN < FCN at 3% in {sum(ordered)} of {len(ordered)} cells, LCN < FCN at 10% in {sum(loose)}; at lower noise "
         f"{', '.join(_words(n) for n in easy)} samples; LCN over CNN {ratio[few]:.0f} at {few} patches and {ratio[many]:.0f} "
-        f"at {many}, {sharing_gain:.1f} times (1.5); LCN's need grows {growth:.1f} times from d = {ds[0]} to {ds[-1]} (2)."
+        f"at {many}, {sharing_gain:.1f} times ({least_gain:.3g}); LCN's need grows {growth:.1f} times from d = {ds[0]} to {ds[-1]} "
+        f"({least_growth:.3g})."
     )
     if all(holds.values()):
         return Verdict("reproduced", because)
@@ -304,11 +330,11 @@ def _theory(size: Size) -> list[Curve]:
         if oracle > 1e-4:
             curves.append(Curve(panel, "CNN that knows the signal", x, (oracle,) * 2, "theory"))
     dims = tuple(map(float, size.dims))
-    for k in size.patches:
+    for panel, k in (("few", size.patches[0]), ("many", size.patches[-1])):
         laws = {"CNN": [k + d for d in dims], "LCN": [k * d for d in dims], "FCN": [k * k * d for d in dims]}
         for name, law in laws.items():
             scaled = tuple(HARD**2 / k * value for value in law)
-            curves.append(Curve(f"need {k}", f"{name}, noise variance x {LAWS[name]}", dims, scaled, "theory"))
+            curves.append(Curve(panel, f"{name}, noise variance x {LAWS[name]}", dims, scaled, "theory"))
     return curves
 
 
@@ -318,10 +344,10 @@ LAWS = {"CNN": "(k + d)", "LCN": "k d", "FCN": "k k d"}
 def _needs(size: Size, numbers: Mapping[str, float]) -> list[Curve]:
     """This seed's own needs for an error of 10%, where the grid reaches it."""
     curves = []
-    for k in size.patches:
+    for panel, k in (("few", size.patches[0]), ("many", size.patches[-1])):
         for sharing, name in NAMES.items():
             points = [(float(d), _need(numbers, sharing, HARD, k, d, TARGETS[1])) for d in size.dims]
             kept = [(d, n) for d, n in points if math.isfinite(n)]
             if kept:
-                curves.append(Curve(f"need {k}", name, tuple(d for d, _ in kept), tuple(n for _, n in kept)))
+                curves.append(Curve(panel, name, tuple(d for d, _ in kept), tuple(n for _, n in kept)))
     return curves
