@@ -83,10 +83,12 @@ class Size:
     tasks: tuple[str, ...]
     speed: float = 1.0
     """Learning rates over :data:`LRS`."""
+    norms: tuple[float, ...] = tuple(STARTS)
+    """Of the linear network's starts."""
 
 
 SIZES = {
-    "smoke": Size(60, (1, 60), 300, 100, ("two alternatives", "delayed match")),
+    "smoke": Size(60, (1, 60), 200, 20, ("two alternatives", "delayed match"), norms=(SMALL, 1.0)),
     "cpu": Size(200, (1, 10, 50, 200), 2000, 600, tuple(LEVELS)),
     "gpu": Size(1000, (1, 10, 30, 100, 300, 1000), 10_000, 3000, tuple(LEVELS), 0.2),
 }
@@ -100,7 +102,7 @@ def run(scale: str, seed: int, *, report: Report) -> Measurement:
     """The linear network, then the recurrent ones; all ranks from the same draws and on the same batches."""
     size = SIZES[scale]
     report(0.0, "linear network")
-    numbers, curves = _linear(seed)
+    numbers, curves = _linear(seed, size.norms)
     work: list[tuple[str, Norm]] = [(task, "frobenius") for task in size.tasks]
     work += [(task, "spectral") for task in CONTROLS]
     for done, (task, norm) in enumerate(work):
@@ -204,8 +206,8 @@ def _spearman(pairs: Sequence[tuple[float, float]]) -> float:
     return ((x @ y) / (x.norm() * y.norm()).clamp(min=1e-12)).item()
 
 
-def _linear(seed: int) -> tuple[dict[str, float], list[Curve]]:
-    """Part 1: every rank, and starts of rank one that are aligned with their targets, at three norms."""
+def _linear(seed: int, norms: Sequence[float] = tuple(STARTS)) -> tuple[dict[str, float], list[Curve]]:
+    """Part 1: every rank, and starts of rank one that are aligned with their targets, at each of the norms."""
     draws = torch.Generator().manual_seed(seed)
     beta = F.normalize(torch.randn(TARGETS, INPUTS, generator=draws, dtype=torch.float64), dim=1)
     W1 = _linear_starts(beta, draws)
@@ -216,7 +218,8 @@ def _linear(seed: int) -> tuple[dict[str, float], list[Curve]]:
     x, names = tuple(map(float, LINEAR_RANKS)), (*LINEAR_RANKS, "aligned")
     curves = [Curve("linear", "start of norm 0.01", x, tuple(means), "theory")]
     aligned = 2 / (INPUTS + 3) ** 0.5
-    for norm, (lr, targets) in STARTS.items():
+    for norm in norms:
+        lr, targets = STARTS[norm]
         after, moved = _trained(norm * W1[:, :targets], beta[:targets], lr)
         found = kernel_alignment(K0[:, :targets], after)
         if norm == SMALL:
