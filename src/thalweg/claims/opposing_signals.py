@@ -54,7 +54,7 @@ PANELS = (
     Panel("damped", "The same, equal progress in 10 steps", "steps", "loss of the planted threes"),
 )
 
-BETAS, TOY_LRS, TOY_STEPS = (2.0, 4.0, 8.0, 12.0, 16.0, 20.0), (0.01, 0.02, 0.05, 0.1), 4000
+BETAS, TOY_LRS = (2.0, 4.0, 8.0, 12.0, 16.0, 20.0), (0.01, 0.02, 0.05, 0.1)
 FIRST = 10
 CLIP = 0.3
 """Largest norm of a clipped gradient."""
@@ -77,6 +77,7 @@ class Size:
     group: int = 10
     """Planted examples of each of the two digits."""
     rates: Mapping[str, tuple[float, ...]] = field(default_factory=lambda: RIVALS)
+    toy_steps: int = 4000
 
     @property
     def top(self) -> int:
@@ -85,7 +86,7 @@ class Size:
 
 
 SIZES = {
-    "smoke": Size(150, 15, ((0.0, 0.5), (10.0, 0.05), (10.0, 0.2))),
+    "smoke": Size(150, 15, ((0.0, 0.5), (10.0, 0.05), (10.0, 0.2)), toy_steps=500),
     "cpu": Size(1000, 150, tuple((a, lr) for a in (0.0, 3.0, 6.0, 10.0, 20.0) for lr in (0.05, 0.1, 0.2, 0.5))),
     "gpu": Size(
         5000,
@@ -103,8 +104,8 @@ Step = Callable[[list[Tensor], tuple[Tensor, ...]], None]
 def run(scale: str, seed: int, *, report: Report) -> Measurement:
     """All parts with one seed."""
     report(0.0, "toy")
-    numbers, curves = _toy()
     size = SIZES[scale]
+    numbers, curves = _toy(size.toy_steps)
     for i, (amplitude, lr) in enumerate(size.cells):
         report(0.05 + 0.7 * i / len(size.cells), f"brightness {amplitude:g}, learning rate {lr:g}")
         X, y, groups = _digits(size, amplitude, seed)
@@ -178,10 +179,10 @@ def judge(measurements: list[Measurement]) -> Verdict:
     return Verdict("partly" if toy and plant else "not reproduced at this scale", because + likely)
 
 
-def _toy() -> tuple[dict[str, float], list[Curve]]:
+def _toy(steps: int) -> tuple[dict[str, float], list[Curve]]:
     """Part 1; it has no randomness."""
     beta, lr = torch.tensor(BETAS).double().unsqueeze(1), torch.tensor(TOY_LRS).double()
-    found = run_toy(beta, lr, TOY_STEPS)
+    found = run_toy(beta, lr, steps)
     theory = expected_valley(beta).expand(-1, len(TOY_LRS))
     spikes = (found.loss[6:] - found.loss[5:-1] > 1e-6).any(0) | ~found.loss[-1].isfinite()
     off = (found.valley[-1] / theory - 1).abs()[~spikes]
