@@ -19,6 +19,7 @@ from thalweg.claims.engine.contract import Curve, Measurement, Panel, Report, Ro
 from thalweg.claims.engine.paired import difference
 from thalweg.probe import hypothesis_weight, regret_bound
 from thalweg.solve import langevin_samples
+from thalweg.tasks.remembered import remembered
 
 RULE = """\
 Regret is in nats, after n examples, against the truth; the bounds are -log of the prior's mean of exp(-n D) and the least of n eps -
@@ -172,8 +173,15 @@ def coin(factors: int, chance: float, n: int) -> Cell:
     regret = ((choose + own).exp() * (own - log_mixture)).sum().item()
     D = chance * (math.log(chance) + s) + (1 - chance) * (math.log1p(-chance) - log_miss)
     integral = -torch.logsumexp(log_prior - n * D, 0).item()
+    eps, weights = _weights(factors, chance)
+    return Cell(regret, integral, (n * eps - weights.log()).min().item())
+
+
+@remembered
+def _weights(factors: int, chance: float) -> tuple[Tensor, Tensor]:
+    """Divergences and the prior's weights within them; they don't depend on the tosses or the seed."""
     eps = torch.logspace(-6, 1, 1500, dtype=torch.float64)
-    return Cell(regret, integral, (n * eps - coin_weight(factors, chance, eps).log()).min().item())
+    return eps, coin_weight(factors, chance, eps)
 
 
 def coin_weight(factors: int, chance: float, eps: Tensor) -> Tensor:
