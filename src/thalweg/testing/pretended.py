@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -99,8 +100,8 @@ def pretending() -> Iterator[torch.device]:
 def _computed(func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Any:
     given: list[Tensor] = []
     held, held_settings = _held(args, given), _held(kwargs, given)
+    copies, reshapes, changes = _traits(func)
     here = any(isinstance(each, Pretended) for each in given)
-    copies = func is torch.ops.aten.copy_.default
     for each in given:
         if not isinstance(each, Pretended) and (each.device == DEVICE or (here and each.dim() and not copies)):
             raise RuntimeError(f"{func}: expected all tensors to be on {DEVICE}, one is on {each.device}")
@@ -109,12 +110,24 @@ def _computed(func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) ->
     if kwargs.get("device") is not None:
         here = torch.device(kwargs["device"]).type == DEVICE.type
         held_settings["device"] = torch.device("cpu")
-    if torch.Tag.inplace_view in getattr(func, "tags", ()):
+    if reshapes:
         with no_dispatch():
             func(*args, **kwargs)  # gives the shell its new shape, too
-    shells = {id(each.held): each for each in given if isinstance(each, Pretended)}
     result = func(*held, **held_settings)
-    return _shell(result, shells) if here else result
+    if not here:
+        return result
+    return _shell(result, {id(each.held): each for each in given if isinstance(each, Pretended)} if changes else {})
+
+
+@cache
+def _traits(func: Callable[..., Any]) -> tuple[bool, bool, bool]:
+    """Whether an operator copies between devices, gives a tensor another shape in place, and changes what it is given."""
+    schema = getattr(func, "_schema", None)
+    return (
+        func is torch.ops.aten.copy_.default,
+        torch.Tag.inplace_view in getattr(func, "tags", ()),
+        schema is None or schema.is_mutable,
+    )
 
 
 def _held(part: Any, given: list[Tensor]) -> Any:
@@ -123,7 +136,7 @@ def _held(part: Any, given: list[Tensor]) -> Any:
         given.append(part)
         return part.held if isinstance(part, Pretended) else part
     if isinstance(part, list | tuple):
-        return type(part)(_held(each, given) for each in part)
+        return type(part)([_held(each, given) for each in part])
     if isinstance(part, Mapping):
         return {name: _held(each, given) for name, each in part.items()}
     return part
@@ -152,5 +165,5 @@ def _shell(part: Any, shells: Mapping[int, Pretended]) -> Any:
     if isinstance(part, Tensor):
         return shells[id(part)] if id(part) in shells else Pretended(part)
     if isinstance(part, list | tuple):
-        return type(part)(_shell(each, shells) for each in part)
+        return type(part)([_shell(each, shells) for each in part])
     return part
