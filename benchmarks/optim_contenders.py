@@ -61,8 +61,8 @@ PEERS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     "timm.optim": {
         "lion": ("Lion", {}),
         "adabelief": ("AdaBelief", {}),
-        "lamb": ("Lamb", {}),
-        "lars": ("Lars", {"lr": 0.1, "momentum": 0.9}),
+        "lamb": ("Lamb", {"always_adapt": True}),
+        "lars": ("Lars", {"lr": 0.1, "momentum": 0.9, "always_adapt": True}),  # else SGD: its weight decay is 0
         "adamp": ("AdamP", {}),
         "sgdp": ("SGDP", {"lr": 0.1, "momentum": 0.9}),
     },
