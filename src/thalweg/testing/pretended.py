@@ -16,17 +16,32 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.backend_registration import _DummyPrivateUse1Hook, _setup_privateuseone_for_python_backend
+from torch.utils.backend_registration import (
+    _DummyBackendModule,
+    _DummyPrivateUse1Hook,
+    _setup_privateuseone_for_python_backend,
+)
 
 
-class _Unavailable(_DummyPrivateUse1Hook):
+class _Unavailable:
     """So that nothing else takes it for an accelerator to choose."""
 
     def is_available(self) -> bool:
         return False
 
+    def device_count(self) -> int:
+        return 0
 
-_setup_privateuseone_for_python_backend("pretended", hook=_Unavailable())
+
+class _Hook(_Unavailable, _DummyPrivateUse1Hook):
+    pass
+
+
+class _Module(_Unavailable, _DummyBackendModule):
+    pass
+
+
+_setup_privateuseone_for_python_backend("pretended", backend_module=_Module(), hook=_Hook())
 DEVICE = torch.device("pretended", 0)
 
 
