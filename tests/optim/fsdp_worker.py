@@ -154,3 +154,5 @@ def run(task: str, name: str, folder: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(0)  # threads of gloo sometimes abort the process while the interpreter shuts down, after all is done
