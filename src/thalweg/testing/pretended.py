@@ -2,6 +2,8 @@
 
 They hold CPU tensors, on which everything is computed. So code for an accelerator can be run, and gives just what it gives on
 the CPU, on a machine without one. It says nothing about kernels that an accelerator may lack, nor about speed.
+
+Importing this module takes torch's one free device type (``privateuseone``) for it, for as long as the process lives.
 """
 
 from __future__ import annotations
