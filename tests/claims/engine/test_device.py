@@ -54,6 +54,17 @@ def test_all_that_names_no_device_is_made_there(elsewhere: None) -> None:
     assert np.asarray(torch.tensor([1.0, 2.0])).tolist() == torch.tensor([1.0, 2.0]).numpy().tolist() == [1.0, 2.0]
 
 
+def test_linspace_is_made_there_even_if_torch_has_forgotten_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it has where a model of transformers was loaded first."""
+    known = torch.utils._device._device_constructors() - {torch.linspace}
+    monkeypatch.setattr(torch.utils._device, "_device_constructors", lambda: known)
+    with pretending(), torch.device(DEVICE):
+        assert torch.linspace(0, 1, 3).device == CPU  # this is what happens without the claims' own context
+    with pretending(), running_on(DEVICE):
+        assert torch.linspace(0, 1, 3).device == DEVICE
+        assert torch.linspace(0, 1, 3, device="cpu").device == CPU
+
+
 def test_what_names_a_device_stays_there(elsewhere: None) -> None:
     there = [torch.zeros(2, device="cpu"), torch.tensor([1.0], device="cpu"), torch.as_tensor([1.0], device="cpu")]
     assert all(each.device.type == "cpu" for each in there)

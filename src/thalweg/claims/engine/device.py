@@ -60,6 +60,8 @@ class Running(TorchFunctionMode):
                 return args[0].to(self.device, settings.get("dtype"))
             wanted = settings.pop("requires_grad", False)
             return func(*args, **settings, device=CPU).to(self.device).requires_grad_(wanted)
+        if func in FORGOTTEN and settings.get("device") is None:
+            settings["device"] = self.device
         if (generator := settings.get("generator")) is not None:
             given = (*args, *settings.values())
             tensor = next((each for each in given if isinstance(each, Tensor)), None)
@@ -84,3 +86,6 @@ def generator_on(device: torch.device, seed: int) -> torch.Generator:
 
 FETCHED: set[Callable[..., Any]] = {Tensor.numpy, Tensor.__array__}
 MADE_OF_DATA: set[Callable[..., Any]] = {torch.tensor, torch.as_tensor}
+# torch.device's context knows what makes tensors from its first use in the process on; if that was while transformers loaded a
+# model, which puts another function in the place of this one, it doesn't know this one.
+FORGOTTEN: set[Callable[..., Any]] = {torch.linspace}
