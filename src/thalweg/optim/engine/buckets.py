@@ -6,6 +6,7 @@ for as long as it fits.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,22 +49,16 @@ class Bucket:
         self.notes: dict[Any, Any] = {}
         self._names = (*names, *matrix_names)
         self._tensors = [[state[key] for key in self._names] for state in states]
-        self._marks = [_mark(p) for p in params]
+        self._marks = _marks(params)
         self._plain = self.sharding is None and all(p is q for p, q in zip(params, self.locals, strict=True))
 
     def fits(self, params: Sequence[Tensor], states: Mapping[Tensor, dict[str, Any]]) -> bool:
         """Whether the bucket serves just these parameters, and neither they nor their state were replaced."""
-        if not self._plain or len(params) != len(self.params):
+        if not (self._plain and _same(params, self.params) and _marks(params) == self._marks):
             return False
-        for param, mine, mark, state, tensors in zip(
-            params, self.params, self._marks, self.states, self._tensors, strict=True
-        ):
-            if param is not mine or states.get(param) is not state or _mark(param) != mark:
-                return False
-            for key, tensor in zip(self._names, tensors, strict=True):
-                if state[key] is not tensor:
-                    return False
-        return True
+        if not _same(list(map(states.get, params)), self.states):
+            return False
+        return all(_same([s[k] for k in self._names], own) for s, own in zip(self.states, self._tensors, strict=True))
 
 
 def plain(tensor: Tensor) -> Tensor:
@@ -72,9 +67,14 @@ def plain(tensor: Tensor) -> Tensor:
     return tensor.view(1) if tensor.ndim == 0 else tensor
 
 
-def _mark(param: Tensor) -> tuple[Any, ...]:
-    """What changes when something else is put in the parameter's place (``param.data = ...``)."""
-    return param.data_ptr(), param.dtype, param.shape, param.stride()
+def _same(items: Sequence[object], others: Sequence[object]) -> bool:
+    """Whether both hold the very same objects."""
+    return len(items) == len(others) and all(map(operator.is_, items, others))
+
+
+def _marks(params: Sequence[Tensor]) -> tuple[list[Any], ...]:
+    """What changes when something else is put in a parameter's place (``param.data = ...``)."""
+    return [p.data_ptr() for p in params], [p.dtype for p in params], [p.shape for p in params], [p.stride() for p in params]
 
 
 def _grid(param: Tensor, mine: Tensor, sharding: Sharding | None) -> Grid:

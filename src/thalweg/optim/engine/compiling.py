@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thalweg.optim.engine.early_writes import early_writes
 from thalweg.optim.engine.joining import Piece, pieces
 from thalweg.optim.engine.passes import FRESH, Call, Done, Grid
 
@@ -81,7 +82,7 @@ class Compiler:
         compiled: dict[torch.device, list[tuple[int, Piece]]] = {}
         for number, call in enumerate(calls):
             compile_it = self.wants(call)
-            for piece in pieces(call):
+            for piece in pieces(call, compile_it):
                 if compile_it:
                     compiled.setdefault(call.params[0].device, []).append((number, piece))
                 else:
@@ -98,7 +99,9 @@ class Compiler:
         if function is None:
             if len(self._functions) >= MAX_FUNCTIONS:
                 return [call.run() for call in calls]
-            function = self._functions[signature] = _compiled(signature, tuple(tuple(call.grids) for call in calls))
+            device = calls[0].params[0].device.type
+            grids = tuple(tuple(call.grids) for call in calls)
+            function = self._functions[signature] = _compiled(signature, grids, device)
         return function([_arguments(call) for call in calls])
 
 
@@ -120,17 +123,24 @@ def _signature(call: Call) -> tuple[Any, ...]:
     if kept is None:
         states = [{key: t for key, t in state.items() if key not in FRESH} for state in call.states]
         tensors = [*call.params, *(t for state in states for t in state.values())]
-        known = (call.params[0].device, tuple(map(_layout, tensors)), tuple(states[0]), tuple(call.grids))
+        known = (call.params[0].device, _layouts(tensors), tuple(states[0]), tuple(call.grids))
         number = _LAYOUTS.setdefault(known, len(_LAYOUTS)) if len(_LAYOUTS) < MAX_LAYOUTS else known
         kept = call.notes["layout"] = number
-    beside = [tuple((key, _layout(state[key])) for key in FRESH if key in state) for state in call.states]
+    beside = [(key, place) for key in FRESH for place, state in enumerate(call.states) if key in state]
+    fresh = _layouts([*call.updates, *(call.states[place][key] for key, place in beside)])
     sums = () if call.sums is None else tuple(len(own) for own in call.sums)
     streams = None if call.keys is None else len(call.keys[0])
-    return call.one_pass, kept, tuple(map(_layout, call.updates)), tuple(beside), sums, streams
+    return call.one_pass, kept, fresh, tuple(beside), sums, streams
 
 
-def _layout(tensor: Tensor) -> tuple[Any, ...]:
-    return type(tensor), tensor.dtype, tensor.shape, tensor.stride(), tensor.requires_grad
+def _layouts(tensors: Sequence[Tensor]) -> tuple[tuple[Any, ...], ...]:
+    return (
+        tuple(map(type, tensors)),
+        tuple([t.dtype for t in tensors]),
+        tuple([t.shape for t in tensors]),
+        tuple([t.stride() for t in tensors]),
+        tuple([t.requires_grad for t in tensors]),
+    )
 
 
 _LAYOUTS: dict[Any, int] = {}
@@ -148,7 +158,7 @@ def _arguments(call: Call) -> tuple[Any, ...]:
 
 
 @functools.lru_cache(maxsize=SHARED_FUNCTIONS)
-def _compiled(signature: tuple[Any, ...], grids: tuple[tuple[Grid, ...], ...]) -> Callable[..., Any]:
+def _compiled(signature: tuple[Any, ...], grids: tuple[tuple[Grid, ...], ...], device: str) -> Callable[..., Any]:
     """The passes of ``signature``, compiled; shared by the optimizers of this process, so that a second training run compiles
     nothing. A copied code object keeps its cache apart from every other function's.
     """
@@ -159,7 +169,9 @@ def _compiled(signature: tuple[Any, ...], grids: tuple[tuple[Grid, ...], ...]) -
 
     name = f"fused_{next(_numbers)}"
     own = types.FunctionType(fused.__code__.replace(co_name=name), fused.__globals__, name, None, fused.__closure__)
-    options = _UNGUARDED | (_WORK_OUT_TWICE if any(one_pass.has_sums for one_pass in passes) else {})
+    options = dict(_UNGUARDED)
+    if any(one_pass.has_sums for one_pass in passes):
+        options |= _WORK_OUT_TWICE | (early_writes() if device == "cpu" else {})
     return torch.compile(own, fullgraph=True, dynamic=False, options=options)
 
 

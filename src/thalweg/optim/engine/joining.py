@@ -1,4 +1,4 @@
-"""Small tensors put together: calling operators for each would cost more than copying the numbers."""
+"""Small tensors put together: calling operators for each, or compiling loops for each, would cost more than copying the numbers."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ SMALL = 32_768
 JOIN_FROM, STACK_FROM = 6, 3
 """Small tensors from which putting them together pays: end to end, and on top of each other."""
 
+COMPILED_FROM = 65
+"""The same where the call is compiled: copying takes half a millisecond a step, compiling a third of a second a tensor, once."""
+
 
 @dataclass
 class Piece:
@@ -27,10 +30,10 @@ class Piece:
     finish: Callable[[Done], Done]
 
 
-def pieces(call: Call) -> list[Piece]:
+def pieces(call: Call, compiled: bool) -> list[Piece]:
     """``call`` cut into what is best run at once: large tensors as they are, small ones joined or stacked where that pays."""
     assert isinstance(call.one_pass, Pass)
-    kind = (call.one_pass.sees_each_number_alone, call.one_pass.ends_here and not call.one_pass.draws)
+    kind = (call.one_pass.sees_each_number_alone, call.one_pass.ends_here and not call.one_pass.draws, compiled)
     if kind not in call.notes:
         call.notes[kind] = _plan(call, *kind)
     rest, groups, together = call.notes[kind]
@@ -58,9 +61,13 @@ def part_of(call: Call, places: Sequence[int]) -> Call:
     )
 
 
-def _plan(call: Call, joinable: bool, stackable: bool) -> tuple[list[int], list[list[int]], Callable[..., Piece]]:
+def _plan(
+    call: Call, joinable: bool, stackable: bool, compiled: bool
+) -> tuple[list[int], list[list[int]], Callable[..., Piece]]:
     """Which tensors stay apart, which go together, and how."""
     small = [i for i, param in enumerate(call.params) if param.numel() < SMALL]
+    if compiled and len(small) < COMPILED_FROM:
+        small = []
     groups: list[list[int]] = []
     if joinable and len(small) >= JOIN_FROM:
         groups = [small]

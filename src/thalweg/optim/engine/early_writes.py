@@ -1,0 +1,57 @@
+"""State that a compiled pass writes as soon as it is known, in the loop that also sums over it.
+
+torch.compile makes a pass a function without side effects that copies new states and parameters to their places in the end.
+Where sums over tensors stand in between, states are then read and worked out for the sum, and read and worked out again to be
+written. Copied at once, they are written in the loop that sums, and the tensors of one parameter are worked on together, while
+they lie in a cache.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch.fx import Graph, Node
+
+
+def write_early(graph: Graph) -> None:
+    """Move every copy to an input forward, to where what it copies is made, unless the input's old numbers are wanted after that.
+
+    Args:
+        graph: of ATen operators without side effects other than these copies; changed in place.
+    """
+    for copy in [node for node in graph.nodes if node.target is torch.ops.aten.copy_.default]:
+        old, new = copy.args[:2]
+        if old.op != "placeholder" or new.op == "placeholder":
+            continue
+        readers = _closure(old, lambda node: () if node is new else node.users) - {old, copy}
+        if readers <= _closure(new, lambda node: node.all_input_nodes):
+            new.append(copy)
+            new.replace_all_uses_with(copy, delete_user_cb=lambda user, copy=copy: user is not copy)
+
+
+def _closure(start: Node, following: Callable[[Node], Iterable[Node]]) -> set[Node]:
+    """All nodes to be reached from one."""
+    found, waiting = {start}, [start]
+    while waiting:
+        fresh = [node for node in following(waiting.pop()) if node not in found]
+        found.update(fresh)
+        waiting += fresh
+    return found
+
+
+@functools.cache
+def early_writes() -> dict[str, Any]:
+    """Options of ``torch.compile`` under which it does that."""
+    from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files  # slow to import
+
+    class EarlyWrites(CustomGraphPass):  # type: ignore[misc]
+        def __call__(self, graph: Graph) -> None:
+            write_early(graph)
+
+        def uuid(self) -> Any:
+            return get_hash_for_files((__file__,))
+
+    return {"post_grad_custom_post_pass": EarlyWrites()}
