@@ -60,7 +60,7 @@ class Limits:
     """What the hardware allows: seconds a word and seconds a floating-point operation, measured in the same rounds as the rules."""
 
     def __init__(self, count: int) -> None:
-        self._count, self._line = count, torch.randn(count)
+        self._line = torch.randn(4 * count)  # AdamW's tensors: as many words, and as little of them in a cache
         self.dtype = newton_schulz_dtype(torch.device("cpu"), torch.float32)
         self._square = torch.randn(2048, 2048).to(self.dtype)
         self.words: list[float] = []
@@ -68,7 +68,7 @@ class Limits:
 
     def measure(self) -> None:
         """Once more."""
-        self.words.append(timed(lambda: self._line.mul_(1.0000001), 3) / (2 * self._count))
+        self.words.append(timed(lambda: self._line.mul_(1.0000001)) / (2 * self._line.numel()))
         self.products.append(timed(lambda: self._square @ self._square, 2) / (2 * 2048**3))
 
 

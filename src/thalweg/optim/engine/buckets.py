@@ -74,7 +74,12 @@ def _same(items: Sequence[object], others: Sequence[object]) -> bool:
 
 def _marks(params: Sequence[Tensor]) -> tuple[list[Any], ...]:
     """What changes when something else is put in a parameter's place (``param.data = ...``)."""
-    return [p.data_ptr() for p in params], [p.dtype for p in params], [p.shape for p in params], [p.stride() for p in params]
+    return (
+        [p.data_ptr() for p in params],
+        [p.dtype for p in params],
+        [p.shape for p in params],
+        [p.stride() for p in params],
+    )
 
 
 def _grid(param: Tensor, mine: Tensor, sharding: Sharding | None) -> Grid:

@@ -9,6 +9,7 @@ they lie in a cache.
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,19 +18,39 @@ from torch.fx import Graph, Node
 
 
 def write_early(graph: Graph) -> None:
-    """Move every copy to an input forward, to where what it copies is made, unless the input's old numbers are wanted after that.
+    """Move every copy to an input forward: to where what it copies is made, or, where that won't do, to where the last of the input's
+    consequences is made, so that at least the passes over one parameter follow each other.
 
     Args:
         graph: of ATen operators without side effects other than these copies; changed in place.
     """
+    place = {node: number for number, node in enumerate(graph.nodes)}
     for copy in [node for node in graph.nodes if node.target is torch.ops.aten.copy_.default]:
         old, new = copy.args[:2]
         if old.op != "placeholder" or new.op == "placeholder":
             continue
-        readers = _closure(old, lambda node: () if node is new else node.users) - {old, copy}
-        if readers <= _closure(new, lambda node: node.all_input_nodes):
+        around = _closure(old, functools.partial(_users_but_for, new)) - {
+            old,
+            copy,
+        }  # made of the old numbers otherwise
+        after = _closure(new, lambda node: node.users)
+        if around <= _closure(new, lambda node: node.all_input_nodes) and all(_sums_all(node, new) for node in after):
             new.append(copy)
-            new.replace_all_uses_with(copy, delete_user_cb=lambda user, copy=copy: user is not copy)
+            new.replace_all_uses_with(copy, delete_user_cb=functools.partial(operator.is_not, copy))
+        else:
+            results = (node for node in around | after if node is not copy and node.op != "output")
+            max(results, key=place.__getitem__).append(copy)
+
+
+def _users_but_for(new: Node, node: Node) -> Iterable[Node]:
+    return () if node is new else node.users
+
+
+def _sums_all(node: Node, new: Node) -> bool:
+    """Whether a node isn't a sum, or one over just as many numbers as are written: only then its loop can write them, too."""
+    if node.target is torch.ops.aten.sum.dim_IntList:
+        return False
+    return node.target is not torch.ops.aten.sum.default or node.args[0].meta["val"].shape == new.meta["val"].shape  # type: ignore[union-attr]
 
 
 def _closure(start: Node, following: Callable[[Node], Iterable[Node]]) -> set[Node]:
@@ -47,7 +68,7 @@ def early_writes() -> dict[str, Any]:
     """Options of ``torch.compile`` under which it does that."""
     from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files  # slow to import
 
-    class EarlyWrites(CustomGraphPass):  # type: ignore[misc]
+    class EarlyWrites(CustomGraphPass):
         def __call__(self, graph: Graph) -> None:
             write_early(graph)
 
