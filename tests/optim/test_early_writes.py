@@ -90,6 +90,19 @@ def test_passes_over_one_parameter_follow_each_other() -> None:
     check()
 
 
+def test_old_numbers_wanted_after_another_state_is_written() -> None:
+    """The first state can be written early, the second not, though the first is made of it."""
+
+    def step(g: Tensor, m: Tensor, p: Tensor) -> None:
+        new = m * p + g
+        scale = new.square().sum()
+        m.copy_(new)
+        p.copy_(p * 0.9 + (p - g).square().sum() + scale)
+
+    _, check = moved(step)
+    check()
+
+
 def test_what_is_no_input_stays() -> None:
     def step(g: Tensor, m: Tensor, p: Tensor) -> None:
         scratch = torch.empty_like(g)

@@ -24,25 +24,22 @@ def write_early(graph: Graph) -> None:
     Args:
         graph: of ATen operators without side effects other than these copies; changed in place.
     """
-    place = {node: number for number, node in enumerate(graph.nodes)}
-    for copy in [node for node in graph.nodes if node.target is torch.ops.aten.copy_.default]:
+    copies = [node for node in graph.nodes if node.target is torch.ops.aten.copy_.default]
+    for copy in reversed(copies):  # parameters are copied after their states
         old, new = copy.args[:2]
         if old.op != "placeholder" or new.op == "placeholder":
             continue
-        around = _closure(old, functools.partial(_users_but_for, new)) - {
-            old,
-            copy,
-        }  # made of the old numbers otherwise
+        beside = _closure(old, functools.partial(_users_but_for, new)) - {old, copy}
         after = _closure(new, lambda node: node.users)
-        if around <= _closure(new, lambda node: node.all_input_nodes) and all(_sums_all(node, new) for node in after):
+        if beside <= _closure(new, lambda node: node.all_input_nodes) and all(_sums_all(node, new) for node in after):
             new.append(copy)
             new.replace_all_uses_with(copy, delete_user_cb=functools.partial(operator.is_not, copy))
         else:
-            results = (node for node in around | after if node is not copy and node.op != "output")
-            max(results, key=place.__getitem__).append(copy)
+            max(node for node in beside | after if node is not copy and node.op != "output").append(copy)
 
 
 def _users_but_for(new: Node, node: Node) -> Iterable[Node]:
+    """What is made of a node, but not by way of the new numbers."""
     return () if node is new else node.users
 
 
