@@ -24,8 +24,9 @@ def write_early(graph: Graph) -> None:
     Args:
         graph: of ATen operators without side effects other than these copies; changed in place.
     """
-    copies = [node for node in graph.nodes if node.target is torch.ops.aten.copy_.default]
-    for copy in reversed(copies):  # parameters are copied after their states
+    for copy in [
+        node for node in graph.nodes if node.target is torch.ops.aten.copy_.default
+    ]:  # parameters, then states
         old, new = copy.args[:2]
         if old.op != "placeholder" or new.op == "placeholder":
             continue
