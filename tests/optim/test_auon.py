@@ -10,6 +10,7 @@ from torch import nn
 
 from thalweg.linalg.polar import newton_schulz
 from thalweg.optim import SGD, AuON, HybridAuON, Muon, cosh_rms
+from thalweg.optim.engine import joining
 from thalweg.optim.engine.compiling import can_compile
 
 F64 = torch.float64
@@ -162,8 +163,9 @@ def test_zero_gradients_leave_only_the_decay(cls) -> None:
 
 
 @pytest.mark.skipif(not can_compile("cpu"), reason="torch.compile needs a C++ compiler (g++)")
-def test_compiled_equals_eager(train) -> None:
+def test_compiled_equals_eager(train, monkeypatch) -> None:
     """Both sums, over a large matrix and over stacked small ones."""
+    monkeypatch.setattr(joining, "COMPILED_FROM", 3)
     shapes = ((200, 180), (10, 10), (10, 10), (10, 10))
     eager, fused = ([nn.Parameter(randoms(*s).float()) for s in shapes] for _ in range(2))
     train(AuON(eager, lr=1.0, normalize=True, compile=False), eager, 0, 3)

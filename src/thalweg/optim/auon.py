@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ from thalweg.linalg.polar import Coefficients
 from thalweg.optim.engine import Chain, layerwise
 from thalweg.optim.engine.once import once
 from thalweg.optim.engine.optimizer import Params
-from thalweg.optim.engine.totals import total
 from thalweg.optim.matrix_optimizer import MatrixOptimizer
 from thalweg.optim.momentum import momentum as momentum_of
 from thalweg.optim.muon import MUON_SEARCH, orthogonalize
@@ -31,29 +29,19 @@ def squares(update: Tensor, param: Tensor, *, experts: bool) -> tuple[Tensor, ..
     Numbers that need no scaling count as 0 there: squares of subnormal numbers would take ten times as long.
     """
     count = update.numel() // max(1, len(update)) if experts else update.numel()
-    near, large, small = (_total(term, update, experts) for term in (torch.square, _large_square, _small_square))
+    size, zero = update.abs(), torch.zeros_like(update)
+    large = torch.where(size > NEAR, update / FAR, zero)
+    small = torch.where(size < 1 / NEAR, update * FAR, zero)
+    near, large, small = (_total(part.square(), experts) for part in (update, large, small))
     return near, large, small, torch.full_like(near, count)
-
-
-def _large_square(u: Tensor) -> Tensor:
-    return torch.where(u.abs() > NEAR, u * (1 / FAR), 0.0).square()
-
-
-def _small_square(u: Tensor) -> Tensor:
-    return torch.where(u.abs() < 1 / NEAR, u * FAR, 0.0).square()
 
 
 def sinh_squares(
     update: Tensor, param: Tensor, totals: tuple[Tensor, ...], *, gamma: Any, eps: Any, experts: bool
 ) -> tuple[Tensor]:
     """Sum of sinh(z)^2, which is cosh(z)^2 - 1 without its rounding."""
-    scale = _beside(gamma / _norm(totals, eps), update)
-    return (_total(lambda u: _sinh_square(u * scale), update, experts),)
-
-
-def _sinh_square(z: Tensor) -> Tensor:
-    e = z.exp()
-    return (e - 1 / e).square() / 4
+    e = (update * _beside(gamma / _norm(totals, eps), update)).exp()
+    return (_total((e - 1 / e).square() / 4, experts),)
 
 
 def _norm(totals: tuple[Tensor, ...], eps: Any) -> Tensor:
@@ -62,12 +50,11 @@ def _norm(totals: tuple[Tensor, ...], eps: Any) -> Tensor:
     return norm.clamp(min=eps)
 
 
-def _total(term: Callable[[Tensor], Tensor], update: Tensor, experts: bool) -> Tensor:
-    """The sum of a function of the numbers, or one for each entry of the first dimension."""
+def _total(numbers: Tensor, experts: bool) -> Tensor:
+    """The sum, or one for each entry of the first dimension."""
     if not experts:
-        return total(term, update)
-    terms = term(update)
-    return terms.flatten(1).sum(1) if terms.ndim > 1 else terms
+        return numbers.sum()
+    return numbers.flatten(1).sum(1) if numbers.ndim > 1 else numbers
 
 
 @layerwise(sums=(squares, sinh_squares))
