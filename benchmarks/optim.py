@@ -5,21 +5,22 @@
 
 Limits: an elementwise rule must read the gradient, and read and write the parameter and its state; that many words at the speed of
 an in-place ``x.mul_(s)`` over as many bytes as AdamW's tensors have is the *memory limit*. A matrix rule's limit is its matrix
-products at the speed of a large one in the dtype used. 1.0 can hardly be beaten; torch's fused AdamW is there. A rule in a subspace
+products at the speed of a large one in the dtype used. Torch's fused AdamW is at 0.94 to 1.05. A rule in a subspace
 is compared with our own AdamW step beside it, its refreshes included: they are timed apart and shared out over the steps between
 two of them.
 
 Each rule runs beside its peers and nothing else, so that all fit into memory.
 
-Where a bar is missed, first the rules that need sums, at 14M parameters on two cores: LAMB 1.45 to 1.60 of the memory limit (asked
-1.5), LARS 1.6 to 1.8, AdamP 1.9 and SGDP 2.1 (1.6), AuON 2.3 to 2.5 (1.5). They pass twice over memory, AuON three times, and
-reading is what costs: 16 GB/s along one sequence, 24 along four or more, where the in-place pass moves 40 to 48 in both directions
-together. From the third-level cache it is 39, so passes over one parameter follow each other, a state is written in the loop that
-sums over it (``engine/early_writes.py``), and sums that only read do so at four places at once (``engine/totals.py``: 4.4 ms instead
-of 6.6 for LARS's). Of LAMB's 15.1 ms the compiled loops take 13.6, 1.34 of the limit; before them Python needs 1.2 ms and after them
-0.3, for 75 parameters whose tensors and objects the step itself has pushed out of the caches. LARS: 11.0 of 12.7. SGDP and AdamP sum
-four products along each row, and their test of all rows comes as six more small loops for every matrix. AuON needs an exponential and
-a division for each number, in the second of its passes.
+Where a bar is missed, first the rules that need sums, at 14M parameters on two cores: LAMB 1.45 to 1.60 of the memory limit
+(asked 1.5), LARS 1.6 to 1.8, AdamP 1.9 and SGDP 2.2 (1.6), AuON 2.3 to 2.5 (1.5). They pass twice over memory, AuON three times,
+and reading is what costs (this and all splits below come from profiles by hand, not from this script): 16 GB/s along one
+sequence, 24 along four or more, where the in-place pass moves 40 to 48 in both directions together. From the third-level cache it
+is 39, so passes over one parameter follow each other, a state is written in the loop that sums over it
+(``engine/early_writes.py``), and sums that only read do so at four places at once (``engine/totals.py``: 4.4 ms instead of 6.6
+for LARS's). Of LAMB's 15.1 ms the compiled loops take 13.6, 1.34 of the limit; before them Python needs 1.2 ms and after them
+0.3, for 75 parameters whose tensors and objects the step itself has pushed out of the caches. LARS: 11.0 of 12.7. SGDP and AdamP
+sum four products along each row, and their test of all rows comes as six more small loops for every matrix. AuON needs an
+exponential and a division for each number, in the second of its passes.
 
 Muon takes 1.3 to 1.45 of its products in the median (asked 1.3). By the profiler 79% of a step are those products, batched ones, which
 run at somewhat less than the large product's speed; the compiled passes over momentum and the rest are 7%, casts, joins and the

@@ -163,7 +163,7 @@ def _huber_value(z: Tensor, t: float) -> Tensor:
 
 def _smooth_grad(z: Tensor, t: float) -> Tensor:
     ratio = (z / t).clamp(-1e18, 1e18)  # the square of a larger one may overflow; the result is 1 long before
-    return ratio / (1 + ratio * ratio).sqrt() + 0 * z  # torch.hypot takes three times as long
+    return ratio / (1 + ratio * ratio).sqrt() + 0 * z  # with torch.hypot a step of Lion-K takes twice as long
 
 
 def _logcosh_value(z: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ def trust_ratio(
 
 
 def norms_squared_apart(update: Tensor, param: Tensor) -> tuple[Tensor, Tensor]:
-    """The same, for an update that is the gradient as it is: nothing is written along with the sums."""
+    """What :func:`norms_squared` gives, for an update that is the gradient as it is: nothing is written along with the sums."""
     return total(torch.square, param), total(torch.square, update)
 
 

@@ -24,9 +24,8 @@ def write_early(graph: Graph) -> None:
     Args:
         graph: of ATen operators without side effects other than these copies; changed in place.
     """
-    for copy in [
-        node for node in graph.nodes if node.target is torch.ops.aten.copy_.default
-    ]:  # parameters, then states
+    copies = [node for node in graph.nodes if node.target is torch.ops.aten.copy_.default]
+    for copy in copies:  # those of parameters come first, and what can't be written early follows them
         old, new = copy.args[:2]
         if old.op != "placeholder" or new.op == "placeholder":
             continue
