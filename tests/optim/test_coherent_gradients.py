@@ -42,6 +42,40 @@ def test_both_ways_to_find_the_bounds_agree_with_the_definition(c: int, monkeypa
         torch.testing.assert_close(winsorized_mean(rows, c), expected, rtol=1e-13, atol=1e-15)
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (0,), (2, 0), (2, 1, 3)])
+@pytest.mark.parametrize("c", [0, 1, 2])
+def test_parameters_of_any_shape(shape: tuple[int, ...], c: int) -> None:
+    rows = randoms(5, *shape)
+    ordered = rows.sort(0).values
+    expected = torch.cat([ordered[c : c + 1]] * c + [ordered[c : 5 - c]] + [ordered[4 - c : 5 - c]] * c).mean(0)
+    found = winsorized_mean(rows, c)
+    assert found.shape == shape
+    torch.testing.assert_close(found, expected, rtol=1e-14, atol=1e-15)
+    assert torch.equal(median_of_three(rows[:3]), rows[:3].median(0).values)
+
+
+@pytest.mark.parametrize("combine", [median_of_three, functools.partial(winsorized_mean, c=1)])
+def test_a_scalar_parameter_in_the_loop(combine) -> None:
+    scale = nn.Parameter(torch.tensor(2.0))
+    gradients = MicroBatchGradients([scale], combine)
+    for factor in (1.0, 100.0, 3.0):
+        (factor * scale).backward()
+        gradients.store()
+    gradients.combine()
+    assert scale.grad is not None and scale.grad.shape == () and scale.grad.item() == 3.0
+
+
+def test_sparse_gradients_are_refused_in_one_line() -> None:
+    model = nn.Sequential(nn.Embedding(5, 2, sparse=True), nn.Linear(2, 1))
+    gradients = MicroBatchGradients(model)
+    model(torch.tensor([1, 3])).sum().backward()
+    message = "MicroBatchGradients does not support sparse gradients (make the embedding dense)"
+    with pytest.raises(RuntimeError) as caught:
+        gradients.store()
+    assert str(caught.value) == message and len(gradients) == 0
+    assert all(p.grad is not None for p in model.parameters())
+
+
 def test_what_at_most_c_examples_ask_for_is_not_done() -> None:
     rows = torch.zeros(10, 2)
     rows[:2, 0], rows[:3, 1] = 1e6, 1e6

@@ -46,7 +46,7 @@ def winsorized_mean(gradients: Tensor, c: int) -> Tensor:
         raise ValueError(f"c must be from 0 to {(count - 1) // 2} for {count} gradients, not {c}")
     if c == 0:
         return gradients.mean(0)
-    rows = gradients.flatten(1)
+    rows = gradients.reshape(count, -1)  # a scalar's gradients are (b,)
     bounds = _sorted_bounds if c >= SORT_FROM_C or rows.shape[1] < SORT_BELOW else _running_bounds
     means = [block.clamp(*bounds(block, c)).mean(0) for block in rows.split(max(1, BLOCK // count), dim=1)]
     return torch.cat(means).view(gradients.shape[1:])
@@ -104,6 +104,7 @@ class MicroBatchGradients:
 
     Raises:
         ValueError: in ``combine``, nothing was stored; in ``store_rows``, rows of another length.
+        RuntimeError: in ``store``, a sparse gradient; all are left where they are.
 
     Example:
         >>> from torch import nn
@@ -131,6 +132,8 @@ class MicroBatchGradients:
 
     def store(self) -> None:
         """Take the gradients of the last ``backward()`` away from the parameters."""
+        if any(p.grad is not None and p.grad.layout is not torch.strided for p in self.params):
+            raise RuntimeError("MicroBatchGradients does not support sparse gradients (make the embedding dense)")
         self._stored.append([p.grad for p in self.params])
         for p in self.params:
             p.grad = None
