@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -133,9 +135,37 @@ def test_matrix_rules_refuse_complex_and_small_parameters() -> None:
         Chained([vector], momentum() >> orthogonalize())
 
 
-def test_whole_number_parameters_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"^can't optimize a parameter of dtype torch.int64 \(shape \(2,\)\)$"):
-        AdamW([nn.Parameter(torch.ones(2, dtype=torch.int64), requires_grad=False)])
+def test_quantized_weights_are_passed_over(rule, train, same) -> None:
+    """Frozen whole numbers beside trained adapters, also where a rule for matrices finds them; torch lets none require grad."""
+    params, twins = rule.parameters(), rule.parameters()
+    frozen = [
+        nn.Parameter(torch.arange(6, dtype=d).view(3, 2), requires_grad=False) for d in (torch.uint8, torch.int64)
+    ]
+    optimizer = rule([*params, *frozen])
+    train(optimizer, params, 0, 2)
+    train(rule(twins), twins, 0, 2)
+    assert same(*([p for p in own if p.ndim >= 2] for own in (params, twins)))  # vectors of noise have moved on
+    assert all(torch.equal(p, torch.arange(6).view(3, 2)) and p not in optimizer.state for p in frozen)
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+
+
+def test_a_gradient_of_whole_numbers_is_refused_before_anything_changes(few, same) -> None:
+    params = few.parameters()
+    frozen = nn.Parameter(torch.ones(8, 4, dtype=torch.uint8), requires_grad=False)
+    optimizer = few([*params, frozen])
+    before = copy.deepcopy(params)
+    for p in (*params, frozen):
+        p.grad = torch.ones_like(p)
+    with pytest.raises(RuntimeError) as caught:
+        optimizer.step()
+    assert str(caught.value) == (
+        "can't optimize a parameter of dtype torch.uint8 (shape (8, 4)): "
+        "clear its gradient, or give it a floating-point dtype"
+    )
+    assert same(params, before) and not optimizer.state
+    frozen.grad = None
+    optimizer.step()
+    assert not same(params[:1], before[:1])
 
 
 def test_float64_and_bfloat16_follow_float32(rule, train) -> None:

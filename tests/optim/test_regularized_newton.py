@@ -151,7 +151,7 @@ def test_errors() -> None:
             GradientRegularizedNewton(net, **settings)
     with pytest.raises(ValueError, match="takes one parameter group"):
         GradientRegularizedNewton([{"params": net[0].parameters()}, {"params": net[-1].parameters()}])
-    with pytest.raises(ValueError, match="real floating-point parameters only"):
+    with pytest.raises(ValueError, match="takes real parameters only"):
         GradientRegularizedNewton([nn.Parameter(torch.ones(1) * 1j)])
     optimizer = GradientRegularizedNewton(net)
     for wrong in (None, lambda: closure()):

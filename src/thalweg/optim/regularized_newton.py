@@ -109,9 +109,9 @@ class GradientRegularizedNewton(torch.optim.Optimizer):
         if self.param_groups:
             raise ValueError(f"{type(self).__name__} takes one parameter group: a step couples all parameters")
         super().add_param_group(param_group)
-        if any(p.is_complex() or not p.is_floating_point() for p in self.param_groups[0]["params"]):
+        if any(p.is_complex() for p in self.param_groups[0]["params"]):
             self.param_groups.pop()
-            raise ValueError(f"{type(self).__name__} takes real floating-point parameters only")
+            raise ValueError(f"{type(self).__name__} takes real parameters only")
 
     @property
     def gamma(self) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal, TypedDict
@@ -202,7 +201,7 @@ class ChainedOptimizer(torch.optim.Optimizer):
         """One optimization step over all parameters that have a gradient; returns the closure's loss, if one is given."""
         loss = self._evaluate(closure)
         gradients = [[p.grad for p in group["params"]] for group in self.param_groups]
-        self._check_layouts(gradients)
+        self._check_gradients(gradients)
         if self._settings.nonfinite != "propagate" and self._has_nonfinite():
             return loss
         self._compiler.elements = sum(p.numel() for group in self.param_groups for p in group["params"])
@@ -227,13 +226,21 @@ class ChainedOptimizer(torch.optim.Optimizer):
     def _look_at_group(self, group: dict[str, Any]) -> None:
         """For rules that must see a whole group's gradients before any of its parameters moves."""
 
-    def _check_layouts(self, gradients: list[list[Tensor | None]]) -> None:
+    def _check_gradients(self, gradients: list[list[Tensor | None]]) -> None:
         """Raise before anything has changed."""
-        for gradient in itertools.chain.from_iterable(gradients):
-            if gradient is not None and gradient.layout is not torch.strided:
-                raise RuntimeError(
-                    f"{type(self).__name__} does not support sparse gradients (make the embedding dense)"
-                )
+        for group, own in zip(self.param_groups, gradients, strict=True):
+            for param, gradient in zip(group["params"], own, strict=True):
+                if gradient is None:
+                    continue
+                if gradient.layout is not torch.strided:
+                    raise RuntimeError(
+                        f"{type(self).__name__} does not support sparse gradients (make the embedding dense)"
+                    )
+                if not _can_move(param):
+                    raise RuntimeError(
+                        f"can't optimize a parameter of dtype {param.dtype} (shape {tuple(param.shape)}): "
+                        "clear its gradient, or give it a floating-point dtype"
+                    )
 
     def _counts_steps(self, chain: Chain) -> bool:
         """Whether the rule depends on the step count: by itself, or because rounding draws fresh numbers at each step."""
@@ -430,8 +437,8 @@ class Chained(ChainedOptimizer):
 
 
 def _check_param(param: Tensor, rule: Chain, group: dict[str, Any]) -> None:
-    if not (param.is_floating_point() or param.is_complex()):
-        raise ValueError(f"can't optimize a parameter of dtype {param.dtype} (shape {tuple(param.shape)})")
+    if not _can_move(param):
+        return  # quantized weights beside trained adapters: torch keeps them frozen, and without gradient they are passed over
     if param.is_complex() and (rule.has_matrix or rule.has_rows):
         kind = "a matrix rule" if rule.has_matrix else "a rule that works on rows"
         raise ValueError(f"{kind} can't take the complex parameter of shape {tuple(param.shape)}")
@@ -439,6 +446,10 @@ def _check_param(param: Tensor, rule: Chain, group: dict[str, Any]) -> None:
         if transform.type.kind == "matrix":
             view = View.of(group, transform.type.vectors)
             state_layout(transform, param.shape, hypers_of(transform, group), view)
+
+
+def _can_move(param: Tensor) -> bool:
+    return param.is_floating_point() or param.is_complex()
 
 
 def _with_scales(states: list[dict[str, Tensor]], scales: Sequence[Tensor | None]) -> list[dict[str, Tensor]]:
