@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -26,6 +27,7 @@ from thalweg.optim import (
     radial_projections,
     trust_ratios,
 )
+from thalweg.optim.engine import owners
 
 STEPS = 20
 
@@ -118,6 +120,30 @@ def shard(model: nn.Module) -> nn.Module:
     return fully_shard(model, mesh=mesh)
 
 
+def check_rounds(name: str, expected: list[torch.Tensor]) -> None:
+    """Many rounds of few matrices give the same bits; each round's matrices set out before the work on those of the round before."""
+    events: list[str] = []
+
+    class Watched(owners._Arriving):
+        def __init__(self, *arguments: object) -> None:
+            events.append("set out")
+            super().__init__(*arguments)
+
+    def watched(*arguments: object) -> object:
+        events.append("work")
+        return map_stacks(*arguments)
+
+    model = shard(build())
+    optimizer = optimizer_for(name, model)
+    map_stacks = owners.map_stacks
+    with patch.multiple(owners, ROUND=300, _Arriving=Watched, map_stacks=watched):
+        train(model, optimizer, 0, 1)
+        rounds = len(events) // 2
+        assert rounds > 1 and events == ["set out"] + ["set out", "work"] * (rounds - 1) + ["work"], events
+        train(model, optimizer, 1, STEPS)
+    assert all(torch.equal(x, y) for x, y in zip(whole(model), expected, strict=True))
+
+
 def main(task: str, names: str, folder: str) -> None:
     dist.init_process_group("gloo")
     torch.set_num_threads(1)
@@ -135,6 +161,8 @@ def run(task: str, name: str, folder: str) -> None:
         assert all(isinstance(v, DTensor) for s in optimizer.state.values() for v in s.values() if torch.is_tensor(v))
         if name in ("lamb", "adamp"):
             torch.save(look(name, model, optimizer), f"{folder}/look{dist.get_rank()}.pt")
+        if name in ("muon", "fira"):
+            check_rounds(name, whole(model))
     elif task == "save":
         train(model, optimizer, 0, STEPS // 2)
         state = {"model": model.state_dict(), "optim": get_optimizer_state_dict(model, optimizer)}

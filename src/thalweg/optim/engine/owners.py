@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from thalweg.optim.engine.exchange import Exchange
 from thalweg.optim.engine.matrices import Shape, StackFunction, State, View, map_stacks
+
+ROUND = 1 << 22
+"""Elements of a round on each process: so many that starting a collective costs little beside it."""
+
+MOST_ROUNDS = 8
+"""Rounds in a step: two of them are in memory at once."""
 
 
 class _Rows(NamedTuple):
@@ -34,7 +41,11 @@ def map_on_owners(
     view: View,
     group: Any,
 ) -> tuple[list[Tensor], list[Tensor | None]]:
-    """See :meth:`thalweg.optim.engine.sharding.Sharding.map_matrices`; ``group`` are the processes."""
+    """See :meth:`thalweg.optim.engine.sharding.Sharding.map_matrices`; ``group`` are the processes.
+
+    Many matrices are worked on in rounds: while one round's are, those of the next are on their way to their owners, and those of
+    the one before on their way back.
+    """
     names = list(states[0])
     kept = [[_local(t) for t in state.values()] for state in states]
     here = [[update, *state] for update, state in zip(updates, kept, strict=True)]
@@ -47,23 +58,38 @@ def map_on_owners(
     ]
     local_shapes, sample = [update.shape for update in updates], updates[0].new_empty(0)
     updates.clear()
-    owned = _share_out(shapes, dist.get_world_size(group))
-    mine = owned[dist.get_rank(group)]
+    rank = dist.get_rank(group)
+    rounds = _rounds(_share_out(shapes, dist.get_world_size(group)), shapes)
+    new_updates: list[Tensor] = [sample] * len(shapes)
+    new_scales: list[Tensor | None] = [None] * len(shapes)
+    results: _Results | None = None
 
-    gathered = _to_owners(here, there, owned, group)
-    del here
-    stacks = [{name: view.as_stack(t) for name, t in zip(names, own[1:], strict=True)} for own in gathered]
-    done, scales = map_stacks(function, [own[0] for own in gathered], [shapes[i] for i in mine], stacks)
-    results = _Results.of(done, scales) or _Results.by_trial(function, sample, there, shapes, names, view)
-    back = [results.of_one(d, scale, view) + own[1:] for d, scale, own in zip(done, scales, gathered, strict=True)]
-    back_there = [results.rows(whole, view) + own[1:] for whole, own in zip(wholes, there, strict=True)]
-    returned = _from_owners(back, back_there, owned, sample.device, group)
-    for new, state in zip(returned, kept, strict=True):
-        for mine_now, flat in zip(state, new[len(new) - len(state) :], strict=True):
-            mine_now.copy_(flat.view(mine_now.shape))
-    scaled = results.scale is not None
-    new_updates = [new[0].view(shape) for new, shape in zip(returned, local_shapes, strict=True)]
-    return new_updates, [new[1] if scaled else None for new in returned]
+    def hand_in(returning: _Returning) -> None:
+        assert results is not None
+        for i, (new, *rest) in returning.wait().items():
+            for mine_now, flat in zip(kept[i], rest[len(rest) - len(kept[i]) :], strict=True):
+                mine_now.copy_(flat.view(mine_now.shape))
+            new_updates[i] = new.view(local_shapes[i])
+            new_scales[i] = None if results.scale is None else rest[0]
+
+    arriving = _Arriving(here, there, rounds[0], sample.device, group)
+    returning: _Returning | None = None
+    for number, owned in enumerate(rounds):
+        gathered = arriving.wait()
+        if number + 1 < len(rounds):
+            arriving = _Arriving(here, there, rounds[number + 1], sample.device, group)
+        stacks = [{name: view.as_stack(t) for name, t in zip(names, own[1:], strict=True)} for own in gathered]
+        done, scales = map_stacks(function, [own[0] for own in gathered], [shapes[i] for i in owned[rank]], stacks)
+        if results is None:
+            results = _Results.of(done, scales) or _Results.by_trial(function, sample, there, shapes, names, view)
+        back = [results.of_one(d, scale, view) + own[1:] for d, scale, own in zip(done, scales, gathered, strict=True)]
+        back_there = {i: results.rows(wholes[i], view) + there[i][1:] for own in owned for i in own}
+        before, returning = returning, _Returning(back, back_there, owned, sample.device, group)
+        if before is not None:
+            hand_in(before)
+    assert returning is not None
+    hand_in(returning)
+    return new_updates, new_scales
 
 
 class _Results(NamedTuple):
@@ -119,72 +145,76 @@ def _local(tensor: Any) -> Tensor:
     return tensor.to_local()
 
 
-def _to_owners(
-    here: Sequence[Sequence[Tensor]], there: Sequence[Sequence[_Rows]], owned: Sequence[Sequence[int]], group: Any
-) -> list[list[Tensor]]:
-    """The whole tensors of each matrix that this process owns."""
-    world = len(owned)
-    outgoing = [[t for i in owned[r] for t in here[i]] for r in range(world)]
-    mine = owned[dist.get_rank(group)]
-    wanted = [rows for i in mine for rows in there[i]]
-    incoming = [[(rows.dtype, rows.numel_on(r, world)) for rows in wanted] for r in range(world)]
-    received = _exchange(outgoing, incoming, here[0][0].device, group)
-    pieces = zip(wanted, zip(*received, strict=True), strict=True)
-    whole = iter([torch.cat(parts).view(rows.whole) for rows, parts in pieces])
-    return [[next(whole) for _ in there[i]] for i in mine]
+class _Arriving:
+    """Matrices on their way to their owners; what ``here`` holds of them is let go."""
+
+    def __init__(
+        self,
+        here: list[list[Tensor]],
+        there: Sequence[Sequence[_Rows]],
+        owned: Sequence[Sequence[int]],
+        device: torch.device,
+        group: Any,
+    ) -> None:
+        world = len(owned)
+        outgoing = [[t for i in own for t in here[i]] for own in owned]
+        self._own = [list(there[i]) for i in owned[dist.get_rank(group)]]
+        wanted = [rows for own in self._own for rows in own]
+        incoming = [[(rows.dtype, rows.numel_on(r, world)) for rows in wanted] for r in range(world)]
+        self._exchange = Exchange(outgoing, incoming, device, group)
+        for own in owned:
+            for i in own:
+                here[i] = []
+
+    def wait(self) -> list[list[Tensor]]:
+        """The whole tensors of each matrix that this process owns."""
+        parts = iter(zip(*self._exchange.wait(), strict=True))
+        return [[torch.cat(next(parts)).view(rows.whole) for rows in own] for own in self._own]
 
 
-def _from_owners(
-    whole: Sequence[Sequence[Tensor]],
-    there: Sequence[Sequence[_Rows]],
-    owned: Sequence[Sequence[int]],
-    device: torch.device,
-    group: Any,
-) -> list[list[Tensor]]:
-    """This process's rows, as vectors, of the tensors of all matrices; ``whole`` are those of the matrices that it owns."""
-    rank, world = dist.get_rank(group), len(owned)
-    outgoing: list[list[Tensor]] = [[] for _ in range(world)]
-    for i, tensors in zip(owned[rank], whole, strict=True):
-        for tensor, rows in zip(tensors, there[i], strict=True):
-            for r, part in enumerate(tensor.reshape(-1).split([rows.numel_on(r, world) for r in range(world)])):
-                outgoing[r].append(part)
-    incoming = [[(rows.dtype, rows.numel_on(rank, world)) for i in own for rows in there[i]] for own in owned]
-    received = [iter(parts) for parts in _exchange(outgoing, incoming, device, group)]
-    found = {i: [next(received[r]) for _ in there[i]] for r in range(world) for i in owned[r]}
-    return [found[i] for i in range(len(there))]
+class _Returning:
+    """Matrices on their way back; ``whole`` are the tensors of those that this process owns."""
+
+    def __init__(
+        self,
+        whole: Sequence[Sequence[Tensor]],
+        there: Mapping[int, Sequence[_Rows]],
+        owned: Sequence[Sequence[int]],
+        device: torch.device,
+        group: Any,
+    ) -> None:
+        rank, world = dist.get_rank(group), len(owned)
+        outgoing: list[list[Tensor]] = [[] for _ in range(world)]
+        for i, tensors in zip(owned[rank], whole, strict=True):
+            for tensor, rows in zip(tensors, there[i], strict=True):
+                for r, part in enumerate(tensor.reshape(-1).split([rows.numel_on(r, world) for r in range(world)])):
+                    outgoing[r].append(part)
+        incoming = [[(rows.dtype, rows.numel_on(rank, world)) for i in own for rows in there[i]] for own in owned]
+        self._exchange = Exchange(outgoing, incoming, device, group)
+        self._owned, self._counts = owned, {i: len(rows) for i, rows in there.items()}
+
+    def wait(self) -> dict[int, list[Tensor]]:
+        """This process's rows, as vectors, of the tensors of each matrix."""
+        received = [iter(parts) for parts in self._exchange.wait()]
+        return {
+            i: [next(parts) for _ in range(self._counts[i])]
+            for own, parts in zip(self._owned, received, strict=True)
+            for i in own
+        }
 
 
-def _exchange(
-    outgoing: Sequence[Sequence[Tensor]],
-    incoming: Sequence[Sequence[tuple[torch.dtype, int]]],
-    device: torch.device,
-    group: Any,
-) -> list[list[Tensor]]:
-    """One all-to-all: the tensors ``outgoing[r]`` go to process r; what comes from it is cut into vectors of ``incoming[r]``."""
-    empty = torch.empty(0, dtype=torch.uint8, device=device)
-    # Raw bytes: dtypes differ, and not every backend knows every floating-point format.
-    sent = [torch.cat([empty, *map(_aligned_bytes, tensors)]) for tensors in outgoing]
-    sizes = [[_aligned(dtype.itemsize * numel) for dtype, numel in parts] for parts in incoming]
-    totals = [sum(own) for own in sizes]
-    buffer = torch.empty(sum(totals), dtype=torch.uint8, device=device)
-    dist.all_to_all_single(buffer, torch.cat(sent), totals, [part.numel() for part in sent], group=group)
-    return [
-        [
-            piece[: dtype.itemsize * numel].view(dtype)
-            for piece, (dtype, numel) in zip(part.split(own), parts, strict=True)
-        ]
-        for part, own, parts in zip(buffer.split(totals), sizes, incoming, strict=True)
-    ]
-
-
-def _aligned(count: int) -> int:
-    """Bytes rounded up, so that what comes next can be viewed in any dtype."""
-    return -(-count // 8) * 8
-
-
-def _aligned_bytes(tensor: Tensor) -> Tensor:
-    flat = tensor.reshape(-1).view(torch.uint8)
-    return torch.nn.functional.pad(flat, (0, _aligned(len(flat)) - len(flat)))
+def _rounds(owned: Sequence[Sequence[int]], shapes: Sequence[Shape]) -> list[list[list[int]]]:
+    """The matrices of each process cut into rounds of about equal size: ``[round][process]``; equal shapes stay together."""
+    size = [batch * m * n for batch, m, n in shapes]
+    most = max(sum(size[i] for i in own) for own in owned)
+    count = max(1, min(MOST_ROUNDS, most // ROUND, max(map(len, owned))))
+    rounds: list[list[list[int]]] = [[[] for _ in owned] for _ in range(count)]
+    for process, own in enumerate(owned):
+        before, total = 0, max(1, sum(size[i] for i in own))
+        for i in own:
+            rounds[min(before * count // total, count - 1)][process].append(i)
+            before += size[i]
+    return rounds
 
 
 def _share_out(shapes: Sequence[Shape], world: int) -> list[list[int]]:
