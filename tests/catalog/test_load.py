@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from thalweg.catalog import CatalogError, lookup, papers
-from thalweg.catalog.load import read
+from thalweg.catalog.load import LONGEST_FINDING, read
+from thalweg.catalog.paper import Finding
 
 Write = Callable[[str], Path]
 
@@ -70,6 +71,39 @@ def test_a_mistake_names_entry_and_field(write: Write, changed: dict[str, str], 
     with pytest.raises(CatalogError) as caught:
         read(write(entry(**changed)))
     assert str(caught.value).startswith(f"papers.toml, entry 'sign-rule': {message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_finding_is_one_short_sentence_about_one_verdict(write: Write) -> None:
+    text = "A" + "b" * (LONGEST_FINDING - 2) + "."
+    paper = read(write(entry(finding=finding(text))))["sign-rule"]
+    assert paper.finding == Finding("partly", text)
+    assert (paper.finding_for("partly"), paper.finding_for("reproduced")) == (text, "")
+    assert read(write(entry()))["sign-rule"].finding_for("partly") == ""
+
+
+def finding(text: str, verdict: str = "partly") -> str:
+    return f'{{ verdict = "{verdict}", text = "{text}" }}'
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ('"It holds."', "must be a table such as { verdict = "),
+        ('{ text = "It holds." }', "must be a table such as { verdict = "),
+        ('{ verdict = "partly", text = 7 }', "its text must be text in quotes, not 7"),
+        (finding("It holds.", " "), "its verdict must be text in quotes, not ' '"),
+        (finding("A" * LONGEST_FINDING + "."), "its text has 161 letters, at most 160 are allowed: 'AAAA"),
+        (finding("It holds"), "its text must be one sentence, from a capital letter to a full stop: 'It holds'"),
+        (finding("it holds."), "its text must be one sentence"),
+        (finding("It holds. It does."), "its text must be one sentence"),
+        (finding("It takes 0.55 of the steps."), "its text must say in words what '0.55' says"),
+    ],
+)
+def test_a_mistake_in_a_finding_is_one_line(write: Write, value: str, message: str) -> None:
+    with pytest.raises(CatalogError) as caught:
+        read(write(entry(finding=value)))
+    assert str(caught.value).startswith(f"papers.toml, entry 'sign-rule': finding: {message}")
     assert "\n" not in str(caught.value)
 
 

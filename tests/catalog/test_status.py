@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from thalweg.catalog import Paper
+from thalweg.catalog import Paper, papers
 from thalweg.catalog import status as module
-from thalweg.catalog.status import broken_paths, results_folder, status
+from thalweg.catalog.paper import Finding
+from thalweg.catalog.status import broken_paths, results_folder, status, wrong_finding
 
 PAPER = Paper("a", "A", 2020, "", "optim", "method", "s", "c")
 
@@ -65,6 +66,27 @@ def test_the_strongest_committed_result_gives_the_verdict(tmp_path: Path) -> Non
     assert (found.verdict, found.explained_by, found.scale) == ("reproduced", "a smaller rate", "gpu")
     (tmp_path / "a" / "gpu.json").write_text("{half a fi")
     assert status(PAPER, tmp_path).scale == "cpu"
+
+
+def test_a_finding_must_tell_of_the_stored_verdict(tmp_path: Path) -> None:
+    told = dataclasses.replace(PAPER, finding=Finding("partly", "It holds for one of two."))
+    assert wrong_finding(PAPER, tmp_path) == wrong_finding(told, tmp_path) == ""
+    store(tmp_path, "smoke", "reproduced")
+    assert wrong_finding(PAPER, tmp_path) == ""
+    store(tmp_path, "cpu", "partly")
+    assert wrong_finding(told, tmp_path) == ""
+    says = f"{tmp_path}/a/cpu.json says 'partly'"
+    assert wrong_finding(PAPER, tmp_path) == f"missing, though {says}; add one sentence that says what came out"
+    store(tmp_path, "gpu", "reproduced")
+    assert wrong_finding(told, tmp_path) == (
+        f"was written for 'partly', but {tmp_path}/a/gpu.json says 'reproduced'; write it anew"
+    )
+
+
+def test_findings_stand_where_results_are() -> None:
+    """Of papers without a result there is nothing to tell; that those with one have theirs, ``list --check`` says."""
+    results = Path(__file__).parents[2] / "results"
+    assert [slug for slug, paper in papers().items() if paper.finding and not status(paper, results).verdict] == []
 
 
 def test_results_are_here_or_in_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from thalweg.claims.engine.storage import figure_path, write_result
 
 FIELDS = {
     "slug", "title", "year", "arxiv", "url", "seam", "kind", "summary", "claim", "topics", "implements", "status",
-    "verdict", "because", "explained_by", "scale",
+    "verdict", "because", "explained_by", "scale", "finding",
 }  # fmt: skip
 
 
@@ -37,6 +37,7 @@ def test_the_list_has_every_paper_with_its_status(run, verdict):
     assert {row["status"] for row in rows if not row["implements"]} <= {"planned"}
     row = by_slug["lion-k"]
     assert (row["verdict"], row["because"], row["scale"]) == ("partly", "off by 2 (1)", "cpu")
+    assert row["finding"] == papers()["lion-k"].finding_for("partly") != "" and by_slug["lion"]["finding"] is None
 
 
 def test_filters_combine(run, verdict):
@@ -59,7 +60,16 @@ def test_the_table_counts(run, verdict):
 def test_show_says_all_about_one_paper(run, verdict):
     said = " ".join(run("show", "lion-k").stdout.split())
     paper = papers()["lion-k"]
-    for text in (paper.title, paper.url, paper.claim, paper.summary, "partly at cpu scale. off by 2 (1)"):
+    assert paper.finding is not None
+    texts = (
+        paper.title,
+        paper.url,
+        paper.claim,
+        paper.summary,
+        paper.finding.text,
+        "partly at cpu scale. off by 2 (1)",
+    )
+    for text in texts:
         assert text in said
     assert "Explained by a longer warm-up." in said and "thalweg check lion-k" in said
     assert "from thalweg.optim import Lion" in run("show", "lion").stdout

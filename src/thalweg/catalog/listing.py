@@ -65,7 +65,8 @@ def row(paper: Paper, results: Path) -> dict[str, Any]:
     data = dataclasses.asdict(paper) | {"topics": list(paper.topics), "implements": list(paper.implements)}
     verdict = {"verdict": found.verdict or None, "because": found.because or None}
     verdict |= {"explained_by": found.explained_by or None, "scale": found.scale or None}
-    return {**data, "url": paper.url, "status": found.word, **verdict}
+    finding = paper.finding_for(found.verdict) or None
+    return {**data, "url": paper.url, "status": found.word, **verdict, "finding": finding}
 
 
 def papers_table(found: Sequence[Mapping[str, Any]]) -> Table:
@@ -93,6 +94,8 @@ def paper_text(r: Mapping[str, Any], checkable: bool) -> Text:
     text.append(f"{' · '.join(filter(None, [about, r['url']]))}\n", style="dim")
     text.append(f"\n{r['summary']}\n\n")
     text.append("Claim   ", style="bold").append(f"{r['claim']}\n")
+    if r["finding"]:
+        text.append("Found   ", style="bold").append(f"{r['finding']}\n")
     text.append("Status  ", style="bold").append(_status(r))
     if r["because"]:
         text.append(f" at {r['scale']} scale. {r['because']}")

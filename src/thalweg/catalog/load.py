@@ -10,11 +10,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from thalweg.catalog.paper import SEAMS, Paper
+from thalweg.catalog.paper import SEAMS, Finding, Paper
 from thalweg.registry import unknown
 
 FILE = Path(__file__).with_name("papers.toml")
 KINDS = ("method", "claim", "both")
+LONGEST_FINDING = 160
+"""Letters of a finding: two or three lines of a card in the gallery."""
 
 _ARXIV = re.compile(r"\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7}")
 _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -90,7 +92,8 @@ def read(path: Path) -> dict[str, Paper]:
         ]
         if not wrong:
             values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in entry.items()}
-            found[slug] = Paper(**values)
+            finding = Finding(**values.pop("finding")) if "finding" in values else None
+            found[slug] = Paper(**values, finding=finding)
     if problems:
         raise CatalogError(problems)
     return found
@@ -111,6 +114,8 @@ def _wrong(key: str, value: Any) -> str:
         return "" if is_year else f"must be a year such as 2023, not {value!r}"
     if key in ("topics", "implements"):
         return _wrong_list(key, value)
+    if key == "finding":
+        return _wrong_finding(value)
     if not isinstance(value, str):
         return f"must be text in quotes, not {value!r}"
     if key == "arxiv":
@@ -135,3 +140,18 @@ def _wrong_list(key: str, value: Any) -> str:
         return "" if upper is None else f"must be lower case: {upper!r}"
     bad = next((item for item in value if not _PATH.fullmatch(item)), None)
     return "" if bad is None else f"must hold import paths such as 'thalweg.optim.Lion', not {bad!r}"
+
+
+def _wrong_finding(value: Any) -> str:
+    if not isinstance(value, dict) or set(value) != {"verdict", "text"}:
+        return 'must be a table such as { verdict = "partly", text = "One sentence." }'
+    for key, part in value.items():
+        if not isinstance(part, str) or not part.strip():
+            return f"its {key} must be text in quotes, not {part!r}"
+    text: str = value["text"]
+    if len(text) > LONGEST_FINDING:
+        return f"its text has {len(text)} letters, at most {LONGEST_FINDING} are allowed: {text[:40]!r}..."
+    if not text[0].isupper() or not text.endswith(".") or re.search(r"[.!?]\s", text):
+        return f"its text must be one sentence, from a capital letter to a full stop: {text!r}"
+    number = re.search(r"\d\S*", text)
+    return f"its text must say in words what {number[0]!r} says: numbers come from the result" if number else ""

@@ -22,6 +22,21 @@ SEAMS = {
 
 
 @dataclass(frozen=True)
+class Finding:
+    """What came out when a claim was rerun, in one sentence of ours for readers who don't know the paper.
+
+    It is written by hand and says no numbers; ``thalweg list --check`` compares its word with the stored verdict.
+
+    Args:
+        verdict: the word of the verdict that it was written for.
+        text: the sentence.
+    """
+
+    verdict: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Paper:
     """One entry of ``papers.toml``.
 
@@ -36,6 +51,7 @@ class Paper:
         claim: what the paper says comes of it, with its figure, one or two sentences.
         topics: two to five words or short phrases to find and filter by, lower case.
         implements: dotted import paths of what we have of it; empty while it is planned.
+        finding: what came out when its claim was rerun; None while there is no result.
     """
 
     slug: str
@@ -48,8 +64,13 @@ class Paper:
     claim: str
     topics: tuple[str, ...] = ()
     implements: tuple[str, ...] = ()
+    finding: Finding | None = None
 
     @property
     def url(self) -> str:
         """The paper's page on arXiv; empty if it isn't there."""
         return f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else ""
+
+    def finding_for(self, verdict: str) -> str:
+        """The finding's sentence, if it was written for this word; else nothing, since it may be wrong then."""
+        return self.finding.text if self.finding and self.finding.verdict == verdict else ""

@@ -64,6 +64,17 @@ def broken_paths(paper: Paper) -> list[str]:
     return [f"{path}: {reason}" for path in paper.implements if (reason := _unresolved(path))]
 
 
+def wrong_finding(paper: Paper, results: Path) -> str:
+    """Why the paper's finding doesn't tell of its stored verdict; empty if it does, or if there is no verdict."""
+    found = status(paper, results)
+    if not found.verdict or paper.finding_for(found.verdict):
+        return ""
+    says = f"{results / paper.slug / found.scale}.json says {found.verdict!r}"
+    if paper.finding is None:
+        return f"missing, though {says}; add one sentence that says what came out"
+    return f"was written for {paper.finding.verdict!r}, but {says}; write it anew"
+
+
 def results_folder(given: Path | str | None = None) -> Path:
     """Where results are: ``given``, else ``results/`` here, else that of the checkout that this package runs from.
 

@@ -112,6 +112,18 @@ def test_the_claims_and_the_catalogue_are_looked_at_too(result: Result, tmp_path
     assert len(lines) == 4
 
 
+def test_a_finding_that_is_missing_or_of_another_verdict_is_a_line(tmp_path: Path) -> None:
+    for slug, word in (("lion", "reproduced"), ("textgrad", "partly")):
+        write_result(tmp_path, Result(slug, "cpu", "r", (Measurement({"a": 1.0}),), (0,), Verdict(word, "b")))
+    lines = [line for line in all_problems(tmp_path) if ": finding: " in line]
+    assert lines == [
+        f"papers.toml, entry 'lion': finding: was written for 'not reproduced at this scale', but {tmp_path}/lion/cpu.json "
+        "says 'reproduced'; write it anew",
+        f"papers.toml, entry 'textgrad': finding: missing, though {tmp_path}/textgrad/cpu.json says 'partly'; add one "
+        "sentence that says what came out",
+    ]
+
+
 def test_nothing_is_wrong_with_what_is_committed() -> None:
     """The catalogue, the claim files and the results of this checkout; the same as ``thalweg list --check``."""
     assert all_problems(Path(__file__).parents[3] / "results") == []

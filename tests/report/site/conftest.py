@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from thalweg.catalog.paper import SEAMS, Paper
+from thalweg.catalog.paper import SEAMS, Finding, Paper
 from thalweg.claims.engine.contract import Curve, Measurement, Panel, Result, Verdict, Word
 from thalweg.report.site import Check, Race, build, find_races
 
@@ -61,6 +61,11 @@ def make_paper(i: int) -> Paper:
         claim=f"Trains {1 + i % 7}.{i % 10} times faster than the baseline at equal budget. The gain grows with the width.",
         topics=(topic, TOPICS[(i * 7 + 3) % len(TOPICS)], TOPICS[(i * 5 + 1) % len(TOPICS)]),
         implements=REAL.get(i, ()),
+        finding=Finding(
+            WORDS[i // 3 % 7 % 5], f"On small problems {noun.lower()} number {i} keeps about half of what it says."
+        )
+        if i % 3 == 0
+        else None,
     )
 
 

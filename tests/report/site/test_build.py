@@ -10,9 +10,11 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from thalweg.catalog.paper import Paper
+from thalweg.catalog import papers as known
+from thalweg.catalog.paper import Finding, Paper
 from thalweg.claims.engine.contract import Curve, Measurement, Panel, Result, Verdict
 from thalweg.report.site import Check, Race, build
+from thalweg.report.site.build import PHENOMENA
 
 EVIL = "</title></script></svg><script>alert(1)</script><img src=x onerror=alert(2)>\"'`{{ 7*7 }}"
 
@@ -138,12 +140,39 @@ def test_how_to_call_it_comes_from_the_docstring(site: Path, papers: dict[str, P
     assert "not implemented yet" in other.text
 
 
-def test_the_gallery_shows_every_verdict_once(site: Path, checks: list[Check], pages: dict[Path, Page]) -> None:
+def test_the_gallery_shows_every_finding_once(
+    site: Path, papers: dict[str, Paper], checks: list[Check], pages: dict[Path, Page]
+) -> None:
     page = pages[site / "findings.html"]
     deciding = [check for check in checks if check.result.scale == "cpu"]
     findings = [attrs for _, attrs in page.elements if attrs.get("class") == "finding"]
     assert len(findings) == len(page.all("img")) == len(deciding)
     assert "grokking" in {attrs.get("value") for attrs in page.all("input")}
+    links = [attrs["href"] for attrs in page.all("a") if attrs.get("href", "").startswith("papers/")]
+    assert all(links.count(f"papers/{check.result.slug}.html") == 1 for check in deciding)
+    for check in deciding:
+        finding = papers[check.result.slug].finding
+        assert finding is not None and finding.text in page.text
+        own = pages[site / "papers" / f"{check.result.slug}.html"].text
+        assert finding.text in own and check.result.verdict.because in own
+    assert "The slope is" not in page.text and "at equal budget" not in page.text  # details, and what the paper says
+
+
+def test_every_claim_about_learning_is_under_a_phenomenon() -> None:
+    about = [paper for paper in known().values() if paper.finding and paper.seam in ("phenomena", "probe")]
+    assert [paper.slug for paper in about if not set(paper.topics) & set(PHENOMENA)] == []
+    assert {topic for paper in about for topic in paper.topics} >= set(PHENOMENA)
+
+
+def test_a_finding_is_not_shown_beside_another_verdict(
+    papers: dict[str, Paper], maker: Callable[..., Check], tmp_path: Path
+) -> None:
+    paper = next(iter(papers.values()))
+    assert paper.finding is not None and paper.finding.verdict == "reproduced"
+    out = build(tmp_path / "site", {paper.slug: paper}, [maker(paper, "partly")]).out
+    for name in ("findings.html", f"papers/{paper.slug}.html", "feed.xml", "assets/papers.js"):
+        assert paper.finding.text not in (out / name).read_text(), name
+    assert "The slope is -1.01 (needed: -1.1 to -0.9)." in Page(out / "findings.html").text
 
 
 def test_races_are_copied_and_linked(site: Path, finished: list[Race], pages: dict[Path, Page]) -> None:
@@ -166,7 +195,7 @@ def test_the_same_list_gives_the_same_site(
 
 def poisoned() -> tuple[Paper, Check]:
     paper = Paper("nasty", f"Title {EVIL}", 2024, "2401.00001", "optim", "both", f"Summary {EVIL}. More.", f"Claim {EVIL}. More.",
-                  (f"topic {EVIL}",))  # fmt: skip
+                  (f"topic {EVIL}",), finding=Finding("partly", f"Finding {EVIL}."))  # fmt: skip
     curve = Curve("p", f"label {EVIL}", (1, 2), (1, 2))
     measured = Measurement({f"number {EVIL}": 1.0}, (curve, dataclasses.replace(curve, role="theory")))
     result = Result("nasty", "cpu", f"Rule {EVIL}\n1. item {EVIL}", (measured, measured), (0, 1),
@@ -194,6 +223,7 @@ def test_every_text_is_shown_and_never_run(
         "topic",
         "Rule",
         "Because",
+        "Finding",
         "reason",
         "Panel",
         "label",

@@ -172,6 +172,38 @@ def test_the_gallery_filters_by_phenomenon(visit: Callable[..., Any], papers: di
     assert images and page.url.endswith("#topic=grokking")
 
 
+@pytest.mark.parametrize("size", list(SIZES))
+def test_a_finding_says_what_came_out_and_opens_its_paper(
+    visit: Callable[..., Any], papers: dict[str, Paper], size: str
+) -> None:
+    page = visit("findings.html", size)
+    by_text = {paper.finding.text: paper for paper in papers.values() if paper.finding}
+    heads = page.locator(".finding h2").all_inner_texts()
+    assert len(heads) == 41 and set(heads) == set(by_text)
+    first = page.locator(".finding").first
+    paper = by_text[first.locator("h2").inner_text()]
+    link = first.get_by_role("link", name=paper.title, exact=True)
+    assert first.locator(".badge").inner_text() == paper.finding.verdict and link.is_visible()
+    box, head = first.bounding_box(), first.locator("h2").bounding_box()
+    assert head["x"] >= 0 and head["x"] + head["width"] <= SIZES[size][0] and head["height"] < 0.4 * box["height"]
+    page.mouse.click(head["x"] + 5, head["y"] + 5)  # the whole card leads there
+    page.wait_for_url(f"**/papers/{paper.slug}.html")
+    assert page.locator(".answer .found").inner_text() == paper.finding.text
+    page.go_back()
+    page.locator(".finding .source a").first.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**/papers/{paper.slug}.html")
+
+
+def test_the_search_knows_findings_and_not_their_details(visit: Callable[..., Any], checks: list) -> None:
+    page = visit()
+    box = page.get_by_label("Search", exact=True)
+    box.fill("half of what it says")
+    assert set(page.evaluate(SHOWN)) == {check.result.slug for check in checks if check.result.scale == "cpu"}
+    box.fill("slope")
+    assert page.evaluate(SHOWN) == []
+
+
 @pytest.mark.parametrize(("size", "scheme"), [("desk", "dark"), ("phone", "light")])
 def test_no_page_scrolls_sideways(visit: Callable[..., Any], site: Path, checks: list, size: str, scheme: str) -> None:
     page = visit("index.html", size, color_scheme=scheme)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from thalweg.catalog.load import CatalogError, papers
-from thalweg.catalog.status import broken_paths
+from thalweg.catalog.status import broken_paths, wrong_finding
 from thalweg.claims.engine.claim_file import ClaimFile, load, slugs
 from thalweg.claims.engine.contract import Result, Verdict
 from thalweg.claims.engine.errors import ClaimError
@@ -25,6 +25,8 @@ def all_problems(results: Path) -> list[str]:
     except CatalogError as error:
         return error.problems
     lines = [f"papers.toml, entry {p.slug!r}: implements: {line}" for p in known.values() for line in broken_paths(p)]
+    findings = ((slug, wrong_finding(paper, results)) for slug, paper in known.items())
+    lines += [f"papers.toml, entry {slug!r}: finding: {line}" for slug, line in findings if line]
     for slug in slugs():
         if slug not in known:
             lines.append(f"{slug}: there is a claim file, but no paper of this name in the catalogue")

@@ -28,7 +28,8 @@ from thalweg.report.site.search_data import search_script
 STREAM = ("init", "data", "nn", "adapt", "objective", "optim", "grow", "compress")
 """Seams along a training run, in its order; the others stand beside it."""
 
-PHENOMENA = ("grokking", "double descent", "in-context learning", "implicit bias", "sharpness", "over-parametrization")
+PHENOMENA = ("grokking", "double descent", "in-context learning", "implicit bias", "sharpness", "over-parametrization",
+             "learning dynamics", "inductive bias", "sample complexity")  # fmt: skip
 """Topics that the gallery filters by."""
 
 _STATUSES = {"checked": "with a verdict", "implemented": "implemented", "planned": "planned"}

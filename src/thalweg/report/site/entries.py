@@ -13,6 +13,7 @@ from thalweg.catalog.status import DECIDING, broken_paths
 from thalweg.claims.engine.contract import Panel, Result
 from thalweg.report.site.badges import Badge, badge
 from thalweg.report.site.calls import Call, call
+from thalweg.report.site.tables import first_sentence
 
 RELATED = 5
 
@@ -50,6 +51,14 @@ class Entry:
     def badge(self) -> Badge:
         """The verdict's."""
         return badge(self.result.verdict if self.result else None)
+
+    @property
+    def finding(self) -> str:
+        """What came out, in a sentence; where none was written for this verdict, the first one of its reason."""
+        if self.result is None:
+            return ""
+        verdict = self.result.verdict
+        return self.paper.finding_for(verdict.word) or first_sentence(verdict.because)
 
     @property
     def implemented(self) -> bool:

@@ -47,7 +47,7 @@ def _entry(moment: datetime, entry: Entry, result: Result) -> ElementTree.Elemen
     _add(node, "updated", _stamp(moment))
     _add(node, "link", rel="alternate", type="text/html", href=f"papers/{entry.paper.slug}.html")
     _add(node, "category", term=entry.paper.seam)
-    _add(node, "summary", f"{verdict.word[:1].upper()}{verdict.word[1:]}{but}. {verdict.because}", type="text")
+    _add(node, "summary", f"{verdict.word[:1].upper()}{verdict.word[1:]}{but}. {entry.finding}", type="text")
     return node
 
 

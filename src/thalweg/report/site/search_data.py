@@ -18,7 +18,7 @@ def search_script(entries: Sequence[Entry]) -> str:
             clean(" ".join(entry.paper.topics)),
             clean(entry.paper.summary),
             clean(entry.paper.claim),
-            clean(f"{entry.result.verdict.word} {entry.result.verdict.because}") if entry.result else "",
+            clean(f"{entry.result.verdict.word} {entry.finding}") if entry.result else "",
         ]
         for entry in entries
     }
