@@ -22,9 +22,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix src tests benchmarks examples
 	$(BIN)/ruff format src tests benchmarks examples
 
-# timm as a whole needs torchvision; its optimizers don't.
 bench: $(VENV)/.dev
-	$(PIP) install --quiet --no-deps timm
 	$(BIN)/python benchmarks/optim.py --size 14m 60m
 
 calibrate: $(VENV)/.dev
@@ -49,4 +47,5 @@ $(VENV)/.race: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) install --quiet $(PIN) -e '.[dev]'
+	$(PIP) install --quiet $(PIN) --no-deps timm  # as a whole it needs torchvision; its optimizers don't
 	@touch $(VENV)/.race $@

@@ -115,6 +115,28 @@ def test_equals_pytorch_optimizer(train, ours, theirs) -> None:
         torch.testing.assert_close(p, q, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ({}, {}),
+        ({"weight_decay": 0.1, "eps": 1e-8}, {"weight_decay": 0.1, "eps": 1e-8}),
+        ({"weight_decay": 0.1, "decoupled": False}, {"weight_decay": 0.1, "weight_decouple": False}),
+        ({"amsgrad": True}, {"amsgrad": True}),
+        ({"rectify": True}, {"rectify": True}),
+    ],
+    ids=["plain", "decoupled decay", "coupled decay", "amsgrad", "rectified"],
+)
+def test_equals_the_authors_package(train, ours, theirs) -> None:
+    package = pytest.importorskip("adabelief_pytorch")
+    start = [torch.randn(s, generator=torch.Generator().manual_seed(1), dtype=torch.float64) for s in ((6, 5), (9,))]
+    a, b = ([nn.Parameter(t.clone()) for t in start] for _ in range(2))
+    train(AdaBelief(a, lr=1e-2, **ours), a, 0, 50)
+    settings = {"eps": 1e-16, "rectify": False, "print_change_log": False, **theirs}
+    train(package.AdaBelief(b, lr=1e-2, **settings), b, 0, 50)
+    for p, q in zip(a, b, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-10, atol=1e-12)
+
+
 def test_without_a_mean_there_is_no_belief() -> None:
     with pytest.raises(ValueError, match=r"^AdaBelief needs betas\[0\] > 0"):
         AdaBelief([scalar()], betas=(0.0, 0.999))

@@ -59,3 +59,20 @@ def test_equals_pytorch_optimizer(train, nesterov: bool, decay: float) -> None:
     train(package.AdamP(theirs, **same), theirs, 0, 30)
     for p, q in zip(ours, theirs, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("delta", [0.1, 1.0])
+def test_equals_the_authors_package(train, nesterov: bool, delta: float) -> None:
+    """It adds eps to the norms that it divides by, so the two part by about as much."""
+    package = pytest.importorskip("adamp")
+    start = [
+        torch.randn(s, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        for s in ((6, 50), (4, 3, 2, 2), (9,))
+    ]
+    ours, theirs = ([nn.Parameter(t.clone()) for t in start] for _ in range(2))
+    same = {"lr": 0.01, "weight_decay": 0.1, "nesterov": nesterov, "delta": delta}
+    train(AdamP(ours, **same), ours, 0, 30)
+    train(package.AdamP(theirs, **same), theirs, 0, 30)
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)

@@ -148,6 +148,11 @@ def test_aggregators_of_torchjd() -> None:
             first.step(net.losses)
             second.step(twin.losses)
         torch.testing.assert_close(net.weights(), twin.weights(), rtol=1e-9, atol=1e-11)
+    upgrad = net.optimizer(aggregation.UPGrad())
+    before = net.weights()
+    upgrad.step(net.losses)
+    assert not torch.equal(before, net.weights())
+    torch.testing.assert_close(aggregation.UPGrad()(conflicting), vector(0.25, 0.75), rtol=1e-3, atol=1e-3)
     imtl = aggregation.IMTLG()(conflicting)
     projections = conflicting @ imtl / conflicting.norm(dim=1)
     torch.testing.assert_close(projections[0], projections[1], rtol=1e-12, atol=0)
@@ -312,3 +317,17 @@ class OneTask(MultiTaskSAM):
 def test_the_public_checks_that_apply(check: str) -> None:
     """The others set gradients to None, sparse or in groups, or give a closure: tasks here give their losses instead."""
     check_optimizer(OneTask, lr=0.05, rho=0.01, checks=[check])
+
+
+def test_autocast_reaches_the_losses_alone() -> None:
+    rows = torch.randn(2, 9, generator=torch.Generator().manual_seed(0))
+    ends = []
+    for enabled in (False, True):
+        s = nn.Parameter(torch.zeros(9))
+        optimizer = MultiTaskSAM(
+            [s], [[], []], shortest_of_two, base=torch.optim.SGD, lr=1.0, weight_decay=0.0, rho=0.0
+        )
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            found = optimizer.step([lambda s=s: (rows[0] * s).sum(), lambda s=s: (rows[1] * s).sum()])
+        ends.append((s.data, found.gradient_cosines))
+    assert all(torch.equal(a, b) and b.dtype is torch.float32 for a, b in zip(*ends, strict=True))

@@ -88,6 +88,18 @@ def test_equals_pytorch_optimizer(train, nesterov: bool, dampening: float) -> No
         torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-13)
 
 
+def test_equals_the_authors_package(train) -> None:
+    """With Nesterov's momentum; without, the package's projection also changes the momentum, which it stores in place."""
+    package = pytest.importorskip("adamp")
+    start = [randoms(6, 50), randoms(4, 3, 2, 2), randoms(9)]
+    ours, theirs = ([nn.Parameter(t.clone()) for t in start] for _ in range(2))
+    same = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.1, "nesterov": True, "delta": 1.0}
+    train(SGDP(ours, **same), ours, 0, 30)
+    train(package.SGDP(theirs, **same), theirs, 0, 30)
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
+
+
 def test_nesterov_needs_momentum_and_no_dampening() -> None:
     for settings in ({"momentum": 0.0}, {"dampening": 0.1}):
         with pytest.raises(ValueError, match=r"^nesterov needs a momentum above 0 and dampening=0$"):
