@@ -48,3 +48,11 @@ def test_how_it_ends() -> None:
     for bad in (torch.ones(2, 2), vector(float("inf"))):
         with pytest.raises(ValueError, match="b must be a finite vector"):
             conjugate_gradients(lambda v: v, bad)
+
+
+def test_autocast_does_not_round_the_sums() -> None:
+    A, b = torch.diag(torch.linspace(1, 3, 6)), torch.linspace(0.3, 1.7, 6)
+    outside = conjugate_gradients(lambda v: A.diagonal() * v, b)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = conjugate_gradients(lambda v: A.diagonal() * v, b)
+    assert torch.equal(inside.x, outside.x) and inside.iterations == outside.iterations

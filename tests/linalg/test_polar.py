@@ -206,3 +206,13 @@ def test_exact_polar_factor() -> None:
     assert not polar.polar(torch.zeros(2, 3)).any()
     g[0, 1, 1] = float("nan")
     assert polar.polar(g)[0].isnan().all() and torch.equal(polar.polar(g)[1], factor[1])
+
+
+def test_autocast_does_not_reach_the_iteration() -> None:
+    g = randoms(6, 4).float()
+    outside = newton_schulz(g, dtype=torch.float32), polar.polar(g)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = newton_schulz(g, dtype=torch.float32), polar.polar(g)
+        assert (g @ g.mT).dtype is torch.bfloat16  # it goes on outside
+        assert newton_schulz(torch.ones(2, 3, device="meta")).shape == (2, 3)  # a device without autocast
+    assert all(torch.equal(a, b) and b.dtype is torch.float32 for a, b in zip(outside, inside, strict=True))

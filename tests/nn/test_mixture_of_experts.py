@@ -127,6 +127,9 @@ def test_types_sizes_and_no_tokens() -> None:
     block = MixtureOfExperts(8, 4, dtype=torch.bfloat16)
     y, aux_loss = block(torch.randn(5, 8, dtype=torch.bfloat16))
     assert y.dtype is torch.bfloat16 and aux_loss.dtype is torch.float32 and aux_loss.ndim == 0
+    with torch.autocast("cpu", torch.bfloat16):
+        _, aux_loss = MixtureOfExperts(8, 4)(torch.randn(5, 8))
+    assert aux_loss.dtype is torch.float32
     y, aux_loss = block(torch.randn(0, 8, dtype=torch.bfloat16))
     assert y.shape == (0, 8) and aux_loss.item() == 0.0
     meta = MixtureOfExperts(8, 4, device="meta")

@@ -215,3 +215,23 @@ def test_elementwise_rules_see_each_number_alone(shape, dtype, cls, order) -> No
     back = sorted(dims, key=lambda d: dims[d])
     # Vectorized and scalar loops may round the last bit differently, so the comparison allows one.
     torch.testing.assert_close(shaped.data.permute(back).flatten(), flat.data)
+
+
+def test_autocast_reaches_the_closure_but_not_the_rule(rule, same) -> None:
+    x, ends = torch.ones(2, 2), []
+    for dtype in (torch.float32, torch.bfloat16):
+        params = rule.parameters()
+        optimizer, generator = rule(params), torch.Generator().manual_seed(0)
+
+        def closure(params=params, generator=generator, dtype=dtype) -> float:
+            for p in params:
+                p.grad = torch.randn(p.shape, generator=generator)
+            assert (x @ x).dtype is dtype
+            return 0.0
+
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+            for _ in range(3):
+                optimizer.step(closure)
+            assert (x @ x).dtype is dtype  # and it goes on afterwards
+        ends.append(params)
+    assert same(*ends)

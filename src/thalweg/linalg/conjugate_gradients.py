@@ -50,18 +50,19 @@ def conjugate_gradients(
     if b.ndim != 1 or not bool(b.isfinite().all()):
         raise ValueError(f"b must be a finite vector, not of shape {tuple(b.shape)}")
     x, residual, direction = torch.zeros_like(b), b.clone(), b.clone()
-    square = float(residual @ residual)
+    # torch.dot, as autocast would round the sums of @.
+    square = float(torch.dot(residual, residual))
     goal = (rtol * square**0.5) ** 2
     for iteration in range(max_iter if max_iter is not None else 10 * len(b)):
         if square <= goal:
             return Solved(x, square**0.5, iteration, "converged")
         product = operator(direction)
-        curvature = float(direction @ product)
+        curvature = float(torch.dot(direction, product))
         if not curvature > 0:
             return Solved(x, square**0.5, iteration + 1, "not_positive")
         x = x + (square / curvature) * direction
         residual = residual - (square / curvature) * product
-        old, square = square, float(residual @ residual)
+        old, square = square, float(torch.dot(residual, residual))
         direction = residual + (square / old) * direction
     status: Literal["converged", "max_iter"] = "converged" if square <= goal else "max_iter"
     return Solved(x, square**0.5, max_iter if max_iter is not None else 10 * len(b), status)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thalweg.linalg.autocast import autocast_off
+
 Triple = tuple[float, float, float]
 
 QUINTIC: tuple[Triple, ...] = ((3.4445, -4.7750, 2.0315),)
@@ -47,10 +49,11 @@ def polar(stack: Tensor) -> Tensor:
                 [ 0.,  0.]])
     """
     good = stack.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
-    left, values, right = torch.linalg.svd(torch.where(good, stack, 0), full_matrices=False)
-    rounding = max(stack.shape[-2:]) * torch.finfo(stack.dtype).eps
-    kept = values > rounding * values[..., :1]
-    factor = (left * kept[..., None, :]) @ right
+    with autocast_off([stack]):
+        left, values, right = torch.linalg.svd(torch.where(good, stack, 0), full_matrices=False)
+        rounding = max(stack.shape[-2:]) * torch.finfo(stack.dtype).eps
+        kept = values > rounding * values[..., :1]
+        factor = (left * kept[..., None, :]) @ right
     return torch.where(good, factor, math.nan)
 
 
@@ -79,8 +82,8 @@ def newton_schulz(
         scale: what to multiply the result by; cheaper here, where it goes into the last polynomial, than afterwards.
 
     Returns:
-        Tensor like ``stack``, in the dtype of the iteration. A zero matrix stays zero. Where squares overflow (norms above
-        about 1e19 in float32 and bfloat16), NaN.
+        Tensor like ``stack``, in the dtype of the iteration, under ``torch.autocast`` too. A zero matrix stays zero. Where squares
+        overflow (norms above about 1e19 in float32 and bfloat16), NaN.
 
     Raises:
         ValueError: fewer than two dimensions, complex numbers, ``steps < 1``, or coefficients that aren't triples.
@@ -100,7 +103,12 @@ def newton_schulz(
     table = coefficient_table(coefficients)
     shape = stack.shape
     x = stack.to(dtype or newton_schulz_dtype(stack.device, stack.dtype)).reshape(math.prod(shape[:-2]), *shape[-2:])
-    tall = shape[-2] > shape[-1]
+    with autocast_off([x]):
+        return _iterated(x, table, steps, eps, scale).reshape(shape)
+
+
+def _iterated(x: Tensor, table: tuple[Triple, ...], steps: int, eps: float, scale: float) -> Tensor:
+    tall = x.shape[-2] > x.shape[-1]
     norm = torch.ones((), dtype=_norm_dtype(x.dtype))
     for step in range(steps):
         a, b, c = table[min(step, len(table) - 1)]
@@ -116,7 +124,7 @@ def newton_schulz(
         if step == steps - 1 and scale != 1.0:
             polynomial *= scale
         x = torch.bmm(x, polynomial) if tall else torch.bmm(polynomial, x)
-    return x.reshape(shape)
+    return x
 
 
 def _frobenius(gram: Tensor, eps: float) -> Tensor:

@@ -138,7 +138,8 @@ class MixtureOfExperts(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         tokens = x.reshape(-1, x.shape[-1])
-        probabilities = self.router(tokens).softmax(-1, dtype=torch.float32 if x.dtype.itemsize < 4 else None)
+        logits = self.router(tokens)  # under autocast in fewer bits than the input
+        probabilities = logits.softmax(-1, dtype=torch.float32 if logits.dtype.itemsize < 4 else None)
         weights, chosen = probabilities.topk(self.top_k)
         weights = weights / weights.sum(-1, keepdim=True)
         load = chosen.flatten().bincount(minlength=self.num_experts)

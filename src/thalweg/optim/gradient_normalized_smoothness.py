@@ -89,7 +89,7 @@ def step_within_radius(
             size = norm(grad)
             how: Accepted | None = "fixed"
             if adaptive:
-                how = _accepted(fun, value, grad_norm, size, -float(step @ grad), damping, rounding)
+                how = _accepted(fun, value, grad_norm, size, -float(torch.dot(step, grad)), damping, rounding)
             if how is not None:
                 new_gamma = max(2 * gamma, gamma_min) if adaptive else gamma
                 return Trial(there, value, grad, size, fun, damping, how), new_gamma

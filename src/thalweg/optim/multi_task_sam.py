@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from thalweg.autodiff.closure import Closure
 from thalweg.autodiff.replayed_draws import ReplayedDraws
 from thalweg.autodiff.unchanged_buffers import unchanged_buffers
+from thalweg.linalg.autocast import autocast_off
 from thalweg.optim.adamw import AdamW
 from thalweg.optim.engine.wrapping import Base, WrappedOptimizer
 from thalweg.optim.sam import ascend_, ascent_scale, check_radius
@@ -156,9 +157,10 @@ class MultiTaskSAM(WrappedOptimizer):
         size = len(self._shared)
         rows = torch.stack([_flat(own[:size]) for own in gradients])
         flatness = torch.stack([_flat(own[:size]) for own in sharp]) - rows
-        self._set_gradients(self._combined(rows, flatness), [own[size:] for own in sharp])
-        self._step_base()
-        return MultiTaskStep(losses, torch.stack(perturbed), _cosines(rows), _cosines(flatness))
+        with autocast_off([rows]):
+            self._set_gradients(self._combined(rows, flatness), [own[size:] for own in sharp])
+            self._step_base()
+            return MultiTaskStep(losses, torch.stack(perturbed), _cosines(rows), _cosines(flatness))
 
     @property
     def _shared(self) -> list[Tensor]:

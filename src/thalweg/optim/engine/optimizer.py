@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, TypedDict
 import torch
 from torch import Tensor, nn
 
+from thalweg.linalg.autocast import autocast_off
 from thalweg.optim.engine.buckets import Bucket, plain
 from thalweg.optim.engine.compiling import Compiler, Program
 from thalweg.optim.engine.gradient_norm import gradient_norm
@@ -198,12 +199,21 @@ class ChainedOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One optimization step over all parameters that have a gradient; returns the closure's loss, if one is given."""
+        """One optimization step over all parameters that have a gradient; returns the closure's loss, if one is given.
+
+        The closure runs under the caller's ``torch.autocast``, if there is one; the rule does not.
+        """
         loss = self._evaluate(closure)
+        with autocast_off(p for group in self.param_groups for p in group["params"]):
+            self._follow_rules()
+        return loss
+
+    def _follow_rules(self) -> None:
+        """The step itself, with the gradients as they are."""
         gradients = [[p.grad for p in group["params"]] for group in self.param_groups]
         self._check_gradients(gradients)
         if self._settings.nonfinite != "propagate" and self._has_nonfinite():
-            return loss
+            return
         self._compiler.elements = sum(p.numel() for group in self.param_groups for p in group["params"])
         if any(rule.needs_gradient_norm for rule in self.rules.values()):
             self._gradient_norm = gradient_norm([p for group in self.param_groups for p in group["params"]])
@@ -214,7 +224,6 @@ class ChainedOptimizer(torch.optim.Optimizer):
             programs += [self._program(group, *bucket) for bucket in self._buckets(index, own, first)]
             first += len(group["params"])
         self._compiler.run_programs(programs)
-        return loss
 
     def _evaluate(self, closure: Callable[[], Any] | None) -> Any:
         """What a step starts with: the gradients, if a closure gives them. Rules that need more than gradients get it here."""
