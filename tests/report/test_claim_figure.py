@@ -59,10 +59,17 @@ def test_other_x_on_a_logarithmic_axis_are_joined_as_straight_lines_there() -> N
     np.testing.assert_allclose(series.curve.median, [0, 1, 2], atol=1e-12)
 
 
+def test_lines_from_right_to_left_are_lines_too() -> None:
+    (series,) = series_of(result([line([4, 2, 1], [4, 2, 1])], [line([2, 1], [2, 1])], [line([2, 1], [2, 1])]), PANEL)
+    assert series.curve is not None and series.curve.steps.tolist() == [1, 2]  # only one seed in three got to 4
+    assert series.curve.median.tolist() == [1, 2]
+
+
 def test_lines_that_turn_back_are_drawn_seed_by_seed() -> None:
     (series,) = series_of(result([line([0, 1, 2], [0, 1, 0.5])], [line([0, 1, 2], [0, 2, 1])]), PANEL)
-    assert series.curve is None and len(series.single) == 2
-    assert "a-paper" in draw(result([line([0, 1, 2], [0, 1, 0.5])], [line([0, 1, 2], [0, 2, 1])]), (PANEL,))
+    assert series.curve is None and len(series.single) == 2 and not series.look.marker
+    svg = draw(result([line([0, 1, 2], [0, 1, 0.5])], [line([0, 1, 2], [0, 2, 1])]), (PANEL,))
+    assert "net, each seed" in texts(svg)
 
 
 def test_roles_are_told_apart_by_dashes_and_lines_by_markers() -> None:

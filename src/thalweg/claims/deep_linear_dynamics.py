@@ -60,7 +60,13 @@ _TIME, _STRENGTH = "time (learning rate x steps)", "strength of the mode"
 PANELS = (
     Panel("aligned", "Aligned start: every mode on its own curve", _TIME, _STRENGTH),
     Panel("random", "Small random start: same shape, in order", _TIME, _STRENGTH),
-    Panel("depth", "Steps to 1% of the excess loss", "weight matrices", "gradient steps", log="xy"),
+    Panel(
+        "depth",
+        "Steps to 1% of the excess loss",
+        "weight matrices",
+        "gradient steps (no point: over 300, at gpu scale over 1,000)",
+        log="xy",
+    ),
     Panel("course", "The deepest networks", "gradient steps", "excess loss / zero network's", log="y"),
     Panel("jacobian", "Jacobian of 30 tanh layers at the start", "gain", "largest over median singular value", log="y"),
 )

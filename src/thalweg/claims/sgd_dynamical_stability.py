@@ -37,7 +37,10 @@ and weights, the simulated runs 1,000,000. Four things must hold.
 4. Contrast: SGD's test error at its best rate is below gradient descent's at its best, in the 95% interval of the paired
    differences.
 Reproduced: all. Partly: 1 and 2. Not reproduced: otherwise. A start of 0.1 helps gradient descent too; its best is in the
-verdict, and where it's no worse than SGD's best from 0.3 a smaller start explains the gain."""
+verdict, and where it's no worse than SGD's best from 0.3 a smaller start explains the gain.
+An early trial on other seeds, whose rates ended at 0.024, had 0.53 as SGD's best test error. The grid here goes on up to divergence,
+and most of the fall lies beyond: in this claim's first run, on the same seeds, the best was 0.05 at the largest rate that converges,
+0.035, and 0.37 next to it, at 0.026. This paragraph, the figure's first panel and the rate in the verdict are all that is new."""
 
 SCALES = {
     "smoke": Scale(seeds=(0,), seconds=4),
@@ -46,7 +49,9 @@ SCALES = {
 }
 
 PANELS = (
-    Panel("bounds", "Random problems: largest stable rate", "2 / trace", "largest stable learning rate"),
+    Panel(
+        "bounds", "Random problems, the largest first", "place of the problem", "largest stable learning rate x trace"
+    ),
     Panel("moment", "Simulated mean loss beside its exact course", "steps", "mean loss / first loss", log="y"),
     Panel("trace", "Diagonal network: trace where it ends", "learning rate", "trace of the Hessian", log="xy"),
     Panel("test", "Diagonal network: test error", "learning rate", "excess test error", log="x"),
@@ -133,7 +138,8 @@ def judge(measurements: list[Measurement]) -> Verdict:
     top = [lr for lr in stable if lr >= max(stable) / 8]
     means = [statistics.fmean(n[f"sgd/{lr:g}/test"] for n in seeds) for lr in top]
     rank = _spearman(top, means) if len(top) > 1 else 0.0
-    best = {arm: _best(seeds, arm) for arm in ("sgd", "gd", "small start, gd")}
+    rates = {arm: _best_rate(seeds, arm) for arm in ("sgd", "gd", "small start, gd")}
+    best = {arm: [n[f"{arm}/{lr:g}/test"] for n in seeds] if lr else [] for arm, lr in rates.items()}
     better = _below(best["sgd"], best["gd"])
     mean = {arm: statistics.fmean(values) if values else math.inf for arm, values in best.items()}
     product = max(n["lr * trace, largest"] for n in seeds)
@@ -141,7 +147,8 @@ def judge(measurements: list[Measurement]) -> Verdict:
         f"Largest stable rate times trace {product:.2f} (2), theory and simulation {'agree' if theory else 'disagree'}; trace over "
         f"2 / lr: SGD at most {max(sgd, default=math.nan):.2f} (1.05) in {len(sgd)} runs, gradient descent up to "
         f"{max(gd, default=math.nan):.1f}; rank correlation of rate and test error {rank:.2f} over {len(top)} rates (-0.8, 6); best "
-        f"test error SGD {mean['sgd']:.2f}, gradient descent {mean['gd']:.2f}, from a start of 0.1 {mean['small start, gd']:.2f}."
+        f"test error SGD {mean['sgd']:.2f} (rate {rates['sgd'] or math.nan:.2g}), gradient descent {mean['gd']:.2f}, from a start of 0.1 "
+        f"{mean['small start, gd']:.2f}."
     )
     explained = "a smaller start of gradient descent" if mean["small start, gd"] <= mean["sgd"] else None
     holds = {
@@ -167,8 +174,8 @@ def _problems(size: Size, seed: int) -> tuple[dict[str, float], list[Curve]]:
         lr = max_stable_lr(K)
         points.append((2 * n / K.trace().item(), lr))
         sharper.append(lr / sgd_bound(K))
-    points.sort()
-    x, y = tuple(a for a, _ in points), tuple(b for _, b in points)
+    places = tuple(float(i + 1) for i in range(len(points)))
+    products = tuple(sorted((2 * b / a for a, b in points), reverse=True))
     J = torch.randn(4, 4, generator=draws, dtype=torch.float64)
     K = J @ J.T
     numbers = {
@@ -177,7 +184,10 @@ def _problems(size: Size, seed: int) -> tuple[dict[str, float], list[Curve]]:
         "lr / sharper bound, largest": max(sharper),
         "orthogonal": max_stable_lr(torch.diag(torch.tensor([1.0, 4.0, 9.0]))),
     }
-    curves = [Curve("bounds", "moment operator", x, y), Curve("bounds", "2 / trace", x, x, "theory")]
+    curves = [
+        Curve("bounds", "moment operator", places, products),
+        Curve("bounds", "bound of theory", (places[0], places[-1]), (2.0, 2.0), "theory"),
+    ]
     stable = max_stable_lr(K)
     for share in (0.9, 1.1):
         r0 = torch.ones(4, dtype=torch.float64)
@@ -305,11 +315,10 @@ def _shares(numbers: Mapping[str, float], arm: str, tolerance: float) -> list[fl
     return [numbers[f"{arm}/{lr:g}/trace"] * lr / 2 for lr in arrived]
 
 
-def _best(seeds: Sequence[Mapping[str, float]], arm: str) -> list[float]:
-    """Test errors at the rate of lowest mean among those that arrive in every seed; none if there is no such rate."""
+def _best_rate(seeds: Sequence[Mapping[str, float]], arm: str) -> float | None:
+    """The rate of lowest mean test error among those that arrive in every seed."""
     good = [lr for lr in _rates(seeds[0], arm) if all(n[f"{arm}/{lr:g}/loss"] <= 1e-6 for n in seeds)]
-    arms = [[n[f"{arm}/{lr:g}/test"] for n in seeds] for lr in good]
-    return min(arms, key=statistics.fmean, default=[])
+    return min(good, key=lambda lr: statistics.fmean(n[f"{arm}/{lr:g}/test"] for n in seeds), default=None)
 
 
 def _below(first: list[float], second: list[float]) -> bool:

@@ -132,10 +132,11 @@ def _legend(lines: Sequence[Series]) -> list[tuple[str, Mark]]:
 
 
 def _name(line: Series) -> str:
-    """The label, with the role where it doesn't say it itself."""
+    """The label, that lines are single seeds' where they are, and the role where the label doesn't say it."""
+    label = line.label if line.curve else f"{line.label}, each seed"
     if line.role == "measured" or re.search(rf"{line.role}|predict|bound", line.label, re.IGNORECASE):
-        return line.label
-    return f"{line.label} ({line.role})"
+        return label
+    return f"{label} ({line.role})"
 
 
 def _describe(panel: Panel, lines: Sequence[Series]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,7 +22,7 @@ class Series:
 
     Args:
         label, role: the curve's.
-        look: colour, dash and marker.
+        look: colour, dash and marker; single lines have no marker.
         curve: ``steps`` are the x coordinates; ``median``, ``low`` and ``high`` the y coordinates, NaN where there is a gap.
         single: lines of single seeds, x and y, where there is no ``curve``.
     """
@@ -105,7 +105,7 @@ def _look(slot: int, role: Role, theories: int) -> Mark:
 
 
 def _series(label: str, role: Role, look: Mark, curves: Sequence[SeedCurve], panel: Panel, points: int) -> Series:
-    lines = [(_shown(curve.x, "x" in panel.log), _shown(curve.y, "y" in panel.log)) for curve in curves]
+    lines = [_rising(_shown(curve.x, "x" in panel.log), _shown(curve.y, "y" in panel.log)) for curve in curves]
     first = lines[0][0]
     if all(np.array_equal(x, first, equal_nan=True) for x, _ in lines):
         return Series(label, role, look, downsample(_together(first, np.stack([y for _, y in lines])), points))
@@ -115,7 +115,12 @@ def _series(label: str, role: Role, look: Mark, curves: Sequence[SeedCurve], pan
         covered = 2 * np.isfinite(rows).sum(0) >= len(rows)
         if covered.any():
             return Series(label, role, look, downsample(_together(grid[covered], rows[:, covered]), points))
-    return Series(label, role, look, None, tuple(lines))
+    return Series(label, role, replace(look, marker=""), None, tuple(lines))
+
+
+def _rising(x: Array, y: Array) -> tuple[Array, Array]:
+    """A line that was given from right to left is the same line from left to right."""
+    return (x[::-1], y[::-1]) if (np.diff(x) < 0).all() else (x, y)
 
 
 def _shown(values: Sequence[float], log: bool) -> Array:
