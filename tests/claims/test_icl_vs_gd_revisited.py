@@ -14,6 +14,15 @@ GOOD = {
     **{f"overlap of descent/{kind}": 0.55 for kind in claim.KINDS},
     **{f"order deviation in context/{kind}": 0.06 for kind in claim.KINDS},
     **{f"order deviation of SGD/{kind}": 0.01 for kind in claim.KINDS},
+    **{f"order deviation in context, earlier/{kind}": 0.02 for kind in claim.KINDS},
+    **{f"order deviation of SGD, earlier/{kind}": 0.01 for kind in claim.KINDS},
+    **{f"largest order deviation of SGD/{kind}": 0.05 for kind in claim.KINDS},
+    **{f"least order deviation of SGD/{kind}": 0.001 for kind in claim.KINDS},
+    "recall, earlier": 0.6,
+    "SimAOU/trained": 0.4,
+    "SimAOU/untrained": 0.35,
+    "answers that fine-tuning corrects": 8.0,
+    "answers that fine-tuning and context correct": 7.0,
 }
 
 
@@ -23,6 +32,8 @@ def measured(**changes):
         "shared": "overlap of descent/retrieval",
         "context_r": "order deviation in context/retrieval",
         "context_c": "order deviation in context/conflict",
+        "early_c": "order deviation in context, earlier/conflict",
+        "moved": "SimAOU/trained",
     }
     return Measurement(GOOD | {(names | rest)[key]: value for key, value in changes.items()})
 
@@ -36,6 +47,9 @@ def test_smoke_runs_and_is_judged():
     result = claim.run("smoke", seed, report=quiet)
     assert claim.judge([result]).word == "not testable at this scale"  # so little training teaches no recall
     assert result.numbers["order deviation/linear attention"] < 1e-6
+    assert -1 <= result.numbers["SimAOU/untrained"] <= 1
+    roles = {(curve.panel, curve.label): curve.role for curve in result.curves}
+    assert roles["order", "retrieval, in context"] == roles["order", "retrieval, gradient descent"] == "measured"
     assert {curve.panel for curve in result.curves} == {panel.key for panel in claim.PANELS}
     assert {(curve.panel, curve.role) for curve in result.curves} >= {("overlap", "theory"), ("cosine", "theory")}
 
@@ -99,3 +113,18 @@ def test_what_must_be_there(bad):
     verdict = claim.judge([measured(), measured(**bad)])
     assert verdict.word == "not testable at this scale"
     assert ("hasn't learnt" if "recall" in bad else "measures fail") in verdict.because
+
+
+def test_the_earlier_checkpoint_gives_the_reason():
+    """Only where order mattered before recall was nearly certain may the reason be that it now is."""
+    late = {"context_r": 0.01, "context_c": 0.01}
+    assert "hardly depends on the order" in claim.judge([measured(**late, early_c=0.2)]).because
+    verdict = claim.judge([measured(**late), measured(context_r=0.03, context_c=0.01)])
+    assert "changes 50 times within a run" in verdict.because and "60% are recalled" in verdict.because
+    assert "by seed 1.0, 3.0 and 1.0, 1.0" in verdict.because
+
+
+@pytest.mark.parametrize(("moved", "said"), [(0.44, "not 0.1 more"), (0.46, "so more")])
+def test_attention_updates_are_told(moved, said):
+    verdict = claim.judge([measured(moved=moved)])
+    assert verdict.word == "reproduced" and said in verdict.because and "of the 8 answers" in verdict.because

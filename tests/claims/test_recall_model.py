@@ -58,5 +58,12 @@ def test_training_is_a_function_of_the_seed():
     assert accuracy(torch.eye(VOCAB)[tasks.answers], tasks.answers) == 1
 
 
+def test_earlier_checkpoint_and_start():
+    found = pretrain(3, 4, every=2, batch=4)
+    assert found.early is found.model and found.early_recall == found.recall[-1]  # half was never recalled
+    assert not torch.equal(found.start.head.weight, found.model.head.weight)
+    assert torch.equal(found.start.head.weight, pretrain(3, 2, every=2, batch=4).start.head.weight)
+
+
 def test_it_stops_when_it_recalls():
     assert pretrain(0, 10, enough=0.0, every=2, batch=4).steps == (2.0,)
