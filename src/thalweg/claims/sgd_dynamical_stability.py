@@ -147,8 +147,8 @@ def judge(measurements: list[Measurement]) -> Verdict:
         f"Largest stable rate times trace {product:.2f} (2), theory and simulation {'agree' if theory else 'disagree'}; trace over "
         f"2 / lr: SGD at most {max(sgd, default=math.nan):.2f} (1.05) in {len(sgd)} runs, gradient descent up to "
         f"{max(gd, default=math.nan):.1f}; rank correlation of rate and test error {rank:.2f} over {len(top)} rates (-0.8, 6); best "
-        f"test error SGD {mean['sgd']:.2f} (rate {rates['sgd'] or math.nan:.2g}), gradient descent {mean['gd']:.2f}, from a start of 0.1 "
-        f"{mean['small start, gd']:.2f}."
+        f"test error SGD {mean['sgd']:.2f} (rate {rates['sgd'] or math.nan:.2g}), gradient descent {mean['gd']:.2f}, from "
+        f"a start of 0.1 {mean['small start, gd']:.2f}."
     )
     explained = "a smaller start of gradient descent" if mean["small start, gd"] <= mean["sgd"] else None
     holds = {
