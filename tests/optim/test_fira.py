@@ -81,17 +81,48 @@ def test_the_packages_residual_leaks() -> None:
 
 
 @pytest.mark.parametrize("scale", [0.25, 1.0])
-def test_equals_pytorch_optimizer_between_refreshes(scale: float) -> None:
-    """It takes the residual as the paper's package does, and adds 1e-8 to norms where ours only bounds them."""
+@pytest.mark.parametrize("shape", [(12, 20), (20, 12), (12, 12)])
+def test_equals_pytorch_optimizer_over_refreshes(shape: tuple[int, int], scale: float) -> None:
+    """It takes the residual as the paper's package does, adds 1e-8 to norms where ours only bounds them, takes signs of singular
+    vectors as torch gives them, and refreshes on steps 1, T, 2T, ..., not 1, T+1, 2T+1, ...: it is told when."""
     peer = pytest.importorskip("pytorch_optimizer").Fira
-    ours, theirs = (nn.Parameter(randoms(20, 12).float()) for _ in range(2))
-    optimizer = Fira(
-        [ours], lr=1e-2, rank=4, scale=scale, update_every=100, reference_residual=True, decay="after", weight_decay=0.1
-    )
-    group = {"params": [theirs], "rank": 4, "update_proj_gap": 100, "scale": scale, "projection_type": "std"}
+    ours, theirs = (nn.Parameter(randoms(*shape).float()) for _ in range(2))
+    settings = {"lr": 1e-2, "rank": 4, "scale": scale, "update_every": 6, "decay": "after", "weight_decay": 0.1}
+    optimizer = Fira([ours], reference_residual=True, align_signs=False, **settings)
+    group = {"params": [theirs], "rank": 4, "update_proj_gap": 6, "scale": scale, "projection_type": "std"}
     other = peer([group], lr=1e-2, weight_decay=0.1)
     for step in range(20):
-        ours.grad, theirs.grad = (randoms(20, 12, seed=step).float() for _ in range(2))
+        ours.grad, theirs.grad = (randoms(*shape, seed=step).float() for _ in range(2))
+        if step:
+            other.state[theirs]["projector"].update_proj_gap = 1 if step % 6 == 0 else 10**9
         optimizer.step()
         other.step()
     torch.testing.assert_close(ours.detach(), theirs.detach(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("align_signs", [True, False])
+@pytest.mark.parametrize("scale", [0.25, 1.0])
+def test_equations_over_refreshes(align_signs: bool, scale: float) -> None:
+    p = nn.Parameter(randoms(6, 4))
+    w = p.detach().clone()
+    settings = {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-3, "rank": 2, "update_every": 3, "scale": scale}
+    optimizer = Fira([p], align_signs=align_signs, norm_growth_limit=1.1, **settings)
+    m = v = torch.zeros(6, 2, dtype=F64)
+    basis, last = torch.zeros(4, 2, dtype=F64), None
+    for step in range(1, 9):
+        g = randoms(6, 4, seed=10 + step)
+        if step % 3 == 1:
+            new = torch.linalg.svd(g).Vh[:2].T
+            basis = torch.where((new * basis).sum(0) < 0, -new, new) if align_signs and step > 1 else new
+        low = g @ basis
+        m, v = 0.8 * m + 0.2 * low, 0.9 * v + 0.1 * low.square()
+        direction = m / (v.sqrt() + 1e-3)
+        outside = direction.norm(dim=1, keepdim=True) / low.norm(dim=1, keepdim=True) * (g - low @ basis.T)
+        if last is not None:
+            outside = outside / (max(outside.norm() / last, 1.1) / 1.1)
+        last = outside.norm()
+        corrected = (1 - 0.9**step) ** 0.5 / (1 - 0.8**step)
+        w = w - 0.1 * corrected * (scale * direction @ basis.T + outside)
+        p.grad = g
+        optimizer.step()
+        torch.testing.assert_close(p.detach(), w, rtol=1e-9, atol=1e-9)

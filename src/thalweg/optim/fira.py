@@ -38,7 +38,7 @@ class Fira(SubspaceOptimizer):
             (:func:`thalweg.optim.subspace_groups`). Parameter groups choose by ``rule="subspace"`` or ``"adamw"``, and may have
             their own ``rank``.
         lr: learning rate of the matrices (default 0.01).
-        betas, eps, weight_decay, rank, update_every, side, on_switch: as in :class:`~thalweg.optim.GaLore`.
+        betas, eps, weight_decay, rank, update_every, side, on_switch, align_signs: as in :class:`~thalweg.optim.GaLore`.
         scale: s (default 1; the paper's alpha).
         norm_growth_limit: :math:`\gamma`, at least 1 (default 1.01); None: no limit.
         scaling: "column": one ratio for each row (from the left: column) of the longer side; "matrix": one for the matrix.
@@ -74,6 +74,7 @@ class Fira(SubspaceOptimizer):
         scaling: str = "column",
         reference_residual: bool = False,
         projection_dtype: torch.dtype | str | None = None,
+        align_signs: bool = True,
         rest_lr: float = 1e-3,
         rest_betas: tuple[float, float] = (0.9, 0.999),
         rest_eps: float = 1e-8,
@@ -89,6 +90,7 @@ class Fira(SubspaceOptimizer):
             scale=scale,
             side=side,
             projection_dtype=projection_dtype,
+            align_signs=align_signs,
             scaling=scaling,
             norm_growth_limit=norm_growth_limit,
             reference_residual=reference_residual,

@@ -40,8 +40,8 @@ class Frugal(SubspaceOptimizer):
         W \leftarrow (1 - \eta\lambda) W - \eta s \left(\text{up}(\text{rule}(\text{down}(G)))
         + c\, \mathrm{sign}(G - \text{up}(\text{down}(G)))\right)
 
-    The share is drawn anew on calls 1, T+1, 2T+1, ... of each matrix. With projections "svd", "random" and "dct" the sign leaks back
-    into the subspace, by design; with the others the two parts are apart.
+    The share is drawn anew, or moves on where there is a ``block_order``, on calls 1, T+1, 2T+1, ... of each matrix. With projections
+    "svd", "random" and "dct" the sign leaks back into the subspace, by design; with the others the two parts are apart.
 
     Args:
         params: best a module: embeddings, the output head and everything below two dimensions go to AdamW
@@ -62,6 +62,9 @@ class Frugal(SubspaceOptimizer):
         rule: instead of Adam, with settings of its own: ``lion_direction()``, ``momentum()``, ...
         seed: of the draws (default 0).
         projection_dtype: of the products with the basis; see :func:`thalweg.optim.subspace`.
+        block_order: for projection "block": "random" draws (default), or the matrices of a group in turn, so that each has its time:
+            "ascending" from the first, "descending" from the last, "mirror" in pairs from both ends, of which there must be an even
+            number. The order is that of the group.
         rest_lr, rest_betas, rest_eps, rest_weight_decay: AdamW's settings for the rest (1e-3, (0.9, 0.999), 1e-8, 0).
         options: see :class:`~thalweg.optim.EngineOptions`.
 
@@ -96,6 +99,7 @@ class Frugal(SubspaceOptimizer):
         rule: Chain | Transform | None = None,
         seed: int = 0,
         projection_dtype: torch.dtype | str | None = None,
+        block_order: str = "random",
         rest_lr: float = 1e-3,
         rest_betas: tuple[float, float] = (0.9, 0.999),
         rest_eps: float = 1e-8,
@@ -121,6 +125,7 @@ class Frugal(SubspaceOptimizer):
             scale=scale,
             side=side,
             projection_dtype=projection_dtype,
+            block_order=block_order,
             **own,
         )
         rest = {"lr": rest_lr, "betas": rest_betas, "eps": rest_eps, "weight_decay": rest_weight_decay}

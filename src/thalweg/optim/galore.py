@@ -78,6 +78,8 @@ class GaLore(SubspaceOptimizer):
         scale: s (default 0.25).
         side: the side that is projected, "std" the shorter one; see :func:`thalweg.optim.subspace`.
         on_switch: what becomes of the moments at a refresh: "keep" (default, as published), "reset" or "rotate".
+        align_signs: new singular vectors point to the side of the old ones in their places (default True), unlike in published code,
+            where they have the signs that ``torch.linalg.svd`` happens to give: False. See :func:`thalweg.optim.subspace`.
         projection_dtype: of the products with the basis; see :func:`thalweg.optim.subspace`.
         rest_lr, rest_betas, rest_eps, rest_weight_decay: AdamW's settings for the rest (1e-3, (0.9, 0.999), 1e-8, 0).
         options: see :class:`~thalweg.optim.EngineOptions`.
@@ -106,6 +108,7 @@ class GaLore(SubspaceOptimizer):
         side: str = "std",
         on_switch: str = "keep",
         projection_dtype: torch.dtype | str | None = None,
+        align_signs: bool = True,
         rest_lr: float = 1e-3,
         rest_betas: tuple[float, float] = (0.9, 0.999),
         rest_eps: float = 1e-8,
@@ -121,6 +124,7 @@ class GaLore(SubspaceOptimizer):
             scale=scale,
             side=side,
             projection_dtype=projection_dtype,
+            align_signs=align_signs,
         ) >> bias_corrected(betas=betas, update_every=update_every, restarts=on_switch == "reset")
         rest = {"lr": rest_lr, "betas": rest_betas, "eps": rest_eps, "weight_decay": rest_weight_decay}
         super().__init__(params, chain, lr=lr, weight_decay=weight_decay, rest=rest, **options)

@@ -39,8 +39,11 @@ class GradientProjector(Protocol):
     def projected_shape(self, rows: int, columns: int, rank: int) -> tuple[int, int]:
         """Shape of a projected matrix."""
 
-    def fit(self, x: Tensor, kept: Kept, generator: torch.Generator, norm: int) -> tuple[Kept, Tensor]:
-        """A new subspace for ``x``, of the rank of the old one, and ``x`` in it; ``norm`` is for those that pick columns."""
+    def fit(
+        self, x: Tensor, kept: Kept, generator: torch.Generator, norm: int, turned: bool = False
+    ) -> tuple[Kept, Tensor]:
+        """A new subspace for ``x``, of the rank of the old one, and ``x`` in it; ``norm`` is for those that pick columns, ``turned``
+        says that ``x`` is the transposed parameter."""
 
     def down(self, x: Tensor, kept: Kept) -> Tensor:
         """``x`` in the subspace."""
@@ -73,11 +76,15 @@ class _Products:
 
 @dataclass(frozen=True)
 class DenseProjector(_Products):
-    """Orthonormal columns B ``(N, r)``, by singular value decomposition or random: ``low = X B``."""
+    """Orthonormal columns B ``(N, r)``, by singular value decomposition or random: ``low = X B``.
+
+    ``align_signs``: singular vectors are signed to agree with the last ones; else as ``torch.linalg.svd`` signs them.
+    """
 
     random: bool = False
     dtype: torch.dtype | None = None
     names: tuple[str, ...] = ("basis",)
+    align_signs: bool = True
 
     def largest_rank(self, rows: int, columns: int) -> int:
         return min(rows, columns)
@@ -88,12 +95,16 @@ class DenseProjector(_Products):
     def projected_shape(self, rows: int, columns: int, rank: int) -> tuple[int, int]:
         return rows, rank
 
-    def fit(self, x: Tensor, kept: Kept, generator: torch.Generator, norm: int) -> tuple[Kept, Tensor]:
+    def fit(
+        self, x: Tensor, kept: Kept, generator: torch.Generator, norm: int, turned: bool = False
+    ) -> tuple[Kept, Tensor]:
         old = kept["basis"]
         if self.random:
             new = {"basis": random_basis(x.shape[-1], old.shape[-1], generator, x).expand_as(old)}
-        else:
+        elif self.align_signs:
             new = {"basis": _refitted(x, old)}
+        else:
+            new = {"basis": _or_old(x, _svd(x, old.shape[-1], turned)[1], old)}
         return new, self.down(x, new)
 
     def down(self, x: Tensor, kept: Kept) -> Tensor:
@@ -108,10 +119,15 @@ class DenseProjector(_Products):
 
 @dataclass(frozen=True)
 class TwoSidedProjector(_Products):
-    """Singular vectors of both sides, A ``(M, r)`` and B ``(N, r)``: ``low = A^T X B`` is r x r."""
+    """Singular vectors of both sides, A ``(M, r)`` and B ``(N, r)``: ``low = A^T X B`` is r x r.
+
+    Of the matrix that they were fitted to, ``low`` is diagonal. What rounding leaves beside the diagonal, and on it beyond the
+    matrix's rank, is set to 0: a rule that looks at signs, or Adam at its first step, would make full-size steps of it.
+    """
 
     dtype: torch.dtype | None = None
     names: tuple[str, ...] = ("basis", "left_basis")
+    align_signs: bool = True
 
     def largest_rank(self, rows: int, columns: int) -> int:
         return min(rows, columns)
@@ -122,10 +138,17 @@ class TwoSidedProjector(_Products):
     def projected_shape(self, rows: int, columns: int, rank: int) -> tuple[int, int]:
         return rank, rank
 
-    def fit(self, x: Tensor, kept: Kept, generator: torch.Generator, norm: int) -> tuple[Kept, Tensor]:
-        right = _refitted(x, kept["basis"])
-        new = {"basis": right, "left_basis": _refitted(x, kept["left_basis"], lambda x, _: _left_factors(x, right))}
-        return new, self.down(x, new)
+    def fit(
+        self, x: Tensor, kept: Kept, generator: torch.Generator, norm: int, turned: bool = False
+    ) -> tuple[Kept, Tensor]:
+        if self.align_signs:
+            right = _refitted(x, kept["basis"])
+            new = {"basis": right, "left_basis": _refitted(x, kept["left_basis"], lambda x, _: _left_factors(x, right))}
+        else:
+            left, right = _svd(x, kept["basis"].shape[-1], turned)
+            new = {"basis": _or_old(x, right, kept["basis"]), "left_basis": _or_old(x, left, kept["left_basis"])}
+        low = self.down(x, new)
+        return new, torch.where(_has_vectors(x), _diagonal(low), low)
 
     def down(self, x: Tensor, kept: Kept) -> Tensor:
         return kept["left_basis"].mT @ product_like(x, kept["basis"], x, self.dtype).to(x.dtype)
@@ -159,7 +182,9 @@ class ColumnProjector(_Products):
     def projected_shape(self, rows: int, columns: int, rank: int) -> tuple[int, int]:
         return rows, rank
 
-    def fit(self, x: Tensor, kept: Kept, generator: torch.Generator, norm: int) -> tuple[Kept, Tensor]:
+    def fit(
+        self, x: Tensor, kept: Kept, generator: torch.Generator, norm: int, turned: bool = False
+    ) -> tuple[Kept, Tensor]:
         old = kept["columns"]
         if self.transform is None:
             chosen = random_columns(x.shape[-1], old.shape[-1], generator).to(x.device).expand(old.shape)
@@ -237,7 +262,9 @@ class BlockProjector:
     def projected_shape(self, rows: int, columns: int, rank: int) -> tuple[int, int]:
         return (rows, columns) if rank else (0, columns)
 
-    def fit(self, x: Tensor, kept: Kept, generator: torch.Generator, norm: int) -> tuple[Kept, Tensor]:
+    def fit(
+        self, x: Tensor, kept: Kept, generator: torch.Generator, norm: int, turned: bool = False
+    ) -> tuple[Kept, Tensor]:
         return kept, self.down(x, kept)
 
     def down(self, x: Tensor, kept: Kept) -> Tensor:
@@ -301,18 +328,39 @@ def _left_factors(x: Tensor, right: Tensor) -> Tensor:
     return torch.linalg.qr(x @ right).Q
 
 
-def _refitted(x: Tensor, old: Tensor, factors: Callable[[Tensor, int], Tensor] = svd_basis) -> Tensor:
-    """Leading singular vectors, signed to agree with the old ones: a kept momentum then doesn't turn round by accident.
+def _svd(x: Tensor, rank: int, turned: bool) -> tuple[Tensor, Tensor]:
+    """Leading singular vectors of both sides, of the parameter as it lies: their signs depend on that."""
+    x = torch.where(_has_vectors(x), x, 0)
+    u, _, v = torch.linalg.svd(x.mT if turned else x, full_matrices=False)
+    left, right = (v.mT, u) if turned else (u, v.mT)
+    return left[..., :rank], right[..., :rank]
 
-    Matrices that are zero or not finite have none, and keep the old ones; at the start, these are the first unit vectors.
-    """
-    n, rank = old.shape[-2:]
-    good = x.isfinite().all((-2, -1), keepdim=True) & (x != 0).any(-1, keepdim=True).any(-2, keepdim=True)
-    new = factors(torch.where(good, x, 0), rank)
-    new = torch.where((old * new).sum(-2, keepdim=True) < 0, -new, new)
+
+def _refitted(x: Tensor, old: Tensor, factors: Callable[[Tensor, int], Tensor] = svd_basis) -> Tensor:
+    """Leading singular vectors, signed to agree with the old ones: a kept momentum then doesn't turn round by accident."""
+    new = factors(torch.where(_has_vectors(x), x, 0), old.shape[-1])
+    return _or_old(x, torch.where((old * new).sum(-2, keepdim=True) < 0, -new, new), old)
+
+
+def _or_old(x: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """The new vectors; matrices that are zero or not finite have none, and keep the old ones, at the start the first unit vectors."""
     at_start = (old == 0).all(-1, keepdim=True).all(-2, keepdim=True)
-    unit = torch.eye(n, rank, dtype=old.dtype, device=old.device)
-    return torch.where(good, new, torch.where(at_start, unit, old))
+    unit = torch.eye(*old.shape[-2:], dtype=old.dtype, device=old.device)
+    return torch.where(_has_vectors(x), new, torch.where(at_start, unit, old))
+
+
+def _has_vectors(x: Tensor) -> Tensor:
+    """Which matrices have singular vectors, ``(batch, 1, 1)``."""
+    return x.isfinite().all((-2, -1), keepdim=True) & (x != 0).any(-1, keepdim=True).any(-2, keepdim=True)
+
+
+def _diagonal(low: Tensor) -> Tensor:
+    """The diagonal alone, and of it what stands out from rounding: products leave less than half an eps of the largest."""
+    values = low.diagonal(dim1=-2, dim2=-1)
+    if not values.numel():
+        return low
+    noise = 10 * torch.finfo(low.dtype).eps * values.abs().amax(-1, keepdim=True)
+    return torch.where(values.abs() > noise, values, 0).diag_embed()
 
 
 def _rotation(old: Tensor, new: Tensor, squares: bool) -> Tensor:

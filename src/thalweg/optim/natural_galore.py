@@ -76,7 +76,7 @@ class NaturalGaLore(SubspaceOptimizer):
             (:func:`thalweg.optim.subspace_groups`). Parameter groups choose by ``rule="subspace"`` or ``"adamw"``, and may have
             their own ``rank``.
         lr: learning rate of the matrices (default 0.01).
-        betas, eps, weight_decay, rank, update_every, scale, on_switch: as in :class:`~thalweg.optim.GaLore`.
+        betas, eps, weight_decay, rank, update_every, scale, on_switch, align_signs: as in :class:`~thalweg.optim.GaLore`.
         history: s (default 20); 0: GaLore, up to a factor :math:`1/\lambda` before Adam.
         damping: :math:`\lambda`, above 0 (default 1e-3).
         sides: "std" projects the shorter side, as in the paper's text (default); "both" projects both, to r x r, as its code does.
@@ -113,6 +113,7 @@ class NaturalGaLore(SubspaceOptimizer):
         keep_history: bool = False,
         on_switch: str = "keep",
         projection_dtype: torch.dtype | str | None = None,
+        align_signs: bool = True,
         rest_lr: float = 1e-3,
         rest_betas: tuple[float, float] = (0.9, 0.999),
         rest_eps: float = 1e-8,
@@ -132,6 +133,7 @@ class NaturalGaLore(SubspaceOptimizer):
             update_every=update_every,
             scale=scale,
             projection_dtype=projection_dtype,
+            align_signs=align_signs,
         ) >> bias_corrected(betas=betas, update_every=update_every, restarts=on_switch == "reset")
         rest = {"lr": rest_lr, "betas": rest_betas, "eps": rest_eps, "weight_decay": rest_weight_decay}
         super().__init__(params, chain, lr=lr, weight_decay=weight_decay, rest=rest, **options)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from thalweg.optim.block_order import BLOCK_ORDERS
 from thalweg.optim.engine import Chain, Transform
 from thalweg.optim.gradient_projector import PROJECTORS
 from thalweg.optim.matrix_sides import SIDES
@@ -26,6 +27,7 @@ def subspace(
     scale: float = 1.0,
     side: str = "std",
     projection_dtype: torch.dtype | str | None = None,
+    align_signs: bool = True,
     **hypers: Any,
 ) -> Transform:
     r"""Run ``rule`` on the part of each matrix's gradient that lies in a small subspace; its state has that part's size.
@@ -59,6 +61,11 @@ def subspace(
             "flat" the matrix as one row, which with ``basis="columns"`` picks single entries.
         projection_dtype: dtype of the products with the basis, into the subspace and back (default: the gradient's, float32 at
             least). "bfloat16" is faster on hardware made for it; the projected gradient and the update then are exact to 0.3%.
+        align_signs: for ``basis="svd"`` and ``"svd_both"``. Singular vectors are given up to their signs, which a routine leaves to
+            chance. By default each new one is turned to the side of the one before it in the same place, so that a state that is
+            kept goes on in a direction that is at least not the opposite. False takes what ``torch.linalg.svd`` of the matrix gives,
+            as published code does, and repeats that code's paths over refreshes. Nothing else depends on it: not "reset", nor
+            "rotate", but for rounding.
         hypers: ``residual_scale`` (1) for residual="sign" and "sgd"; ``scaling`` ("column": a ratio for each row or column of the
             longer side, or "matrix"), ``norm_growth_limit`` (1.01; None: no limit) and ``reference_residual`` (False; True
             subtracts ``scale`` times the projection, as a published package does) for "scaled"; ``selection_norm`` (1, or 2) for
@@ -97,6 +104,7 @@ def subspace(
         scale=scale,
         side=side,
         projection_dtype=projection_dtype,
+        align_signs=align_signs,
         **hypers,
     )
 
@@ -111,9 +119,11 @@ def subspace_transform(
     *,
     side: str = "std",
     projection_dtype: torch.dtype | str | None = None,
+    align_signs: bool = True,
+    block_order: str = "random",
     **hypers: Any,
 ) -> Transform:
-    """:func:`subspace`, with blocks."""
+    """:func:`subspace`, with blocks, whose order is one of :data:`thalweg.optim.block_order.BLOCK_ORDERS`."""
     if (rank is None) == (density is None):
         raise ValueError("give either rank or density, not both or none")
     for name, value, choices in (
@@ -121,14 +131,24 @@ def subspace_transform(
         ("residual", residual, RESIDUALS),
         ("on_switch", on_switch, SWITCHES),
         ("side", side, SIDES),
+        ("block_order", block_order, BLOCK_ORDERS),
     ):
         if value not in choices:
             raise ValueError(f"unknown {name} {value!r} (choose from {', '.join(choices)})")
     if basis == "svd_both" and residual == "scaled" and hypers.get("scaling", "column") != "matrix":
         raise ValueError("basis='svd_both' has no long side: set scaling='matrix'")
+    if basis == "blocks" and residual == "scaled":
+        raise ValueError(
+            "basis='blocks' has no ratio for residual='scaled', its residual being whole matrices: choose another"
+        )
+    if basis != "blocks" and block_order != "random":
+        raise ValueError(f"block_order={block_order!r} is for basis='blocks', not {basis!r}")
+    if basis not in ("svd", "svd_both") and not align_signs:
+        raise ValueError(f"align_signs=False is for basis='svd' and 'svd_both', not {basis!r}")
     if isinstance(projection_dtype, torch.dtype):
         projection_dtype = str(projection_dtype).removeprefix("torch.")
-    plan = Plan(Chain.of(rule), basis, residual, on_switch, "right" if basis == "blocks" else side, projection_dtype)
+    side = "right" if basis == "blocks" else side
+    plan = Plan(Chain.of(rule), basis, residual, on_switch, side, projection_dtype, bool(align_signs), block_order)
     size = {"density": float(density)} if density is not None else {"rank": rank}
     given = {**own_hypers(plan), **size, **hypers}
     for name, value in plan.rule.hypers.items():

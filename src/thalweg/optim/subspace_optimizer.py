@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from thalweg.optim.adamw import adam_direction
+from thalweg.optim.block_order import active_blocks
 from thalweg.optim.engine import Chain, ChainedOptimizer, Transform
 from thalweg.optim.engine.optimizer import EngineOptions, Params
-from thalweg.optim.engine.random import stream_key
 from thalweg.optim.engine.sharding import zeros_beside
 from thalweg.optim.groups import hidden_matrices
 from thalweg.optim.subspace import subspace_transform
@@ -43,15 +43,30 @@ class SubspaceOptimizer(ChainedOptimizer):
         own = {"adamw": {"lr": rest["lr"], "weight_decay": rest["weight_decay"]}}
         super().__init__(groups, rules, lr=lr, weight_decay=weight_decay, rule_defaults=own, **options)
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; see :meth:`~thalweg.optim.ChainedOptimizer.add_param_group`."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            for kind, _, hypers in self._blocks(group):
+                _active(kind, hypers, len(group["params"]), 0)
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
     def _look_at_group(self, group: dict[str, Any]) -> None:
         """Where subspaces are blocks: choose the matrices that are active, on calls 1, T+1, ... of each."""
+        for kind, names, hypers in self._blocks(group):
+            self._choose_blocks(group, self.rule_of(group), kind, names, hypers)
+
+    def _blocks(self, group: dict[str, Any]) -> Iterator[tuple[SubspaceType, dict[str, str], dict[str, Any]]]:
+        """Subspaces of blocks in a group's chain, their keys of state and their hyper-parameters."""
         chain = self.rule_of(group)
         for transform, keys in zip(chain, chain.state_names, strict=True):
             kind = transform.type
             if isinstance(kind, SubspaceType) and kind.plan.basis == "blocks":
-                names = dict(zip(kind.state, keys, strict=True))
                 hypers = {name: group[transform.group_name(name)] for name, _ in transform.hypers}
-                self._choose_blocks(group, chain, kind, names, hypers)
+                yield kind, dict(zip(kind.state, keys, strict=True)), hypers
 
     def _choose_blocks(
         self, group: dict[str, Any], chain: Chain, kind: SubspaceType, names: dict[str, str], hypers: dict[str, Any]
@@ -70,20 +85,30 @@ class SubspaceOptimizer(ChainedOptimizer):
             if done % hypers["update_every"] != 0:
                 continue
             if done not in chosen:
-                generator = torch.Generator().manual_seed(stream_key(hypers["seed"], done + 1))
-                order = torch.randperm(len(params), generator=generator).tolist()
-                chosen[done] = set(order[: round(hypers["density"] * len(params))])
-            _activate(param, state, kind, names, place in chosen[done])
+                chosen[done] = _active(kind, hypers, len(params), done)
+            _activate(param, state, kind, names, hypers, place in chosen[done])
 
 
-def _activate(param: Tensor, state: dict[str, Any], kind: SubspaceType, names: dict[str, str], active: bool) -> None:
+def _active(kind: SubspaceType, hypers: dict[str, Any], count: int, done: int) -> set[int]:
+    """Places of the matrices, of ``count`` in a group, that are active after so many steps."""
+    draw = done // hypers["update_every"]
+    return active_blocks(kind.plan.block_order, count, hypers["density"], draw, done + 1, hypers["seed"])
+
+
+def _activate(
+    param: Tensor,
+    state: dict[str, Any],
+    kind: SubspaceType,
+    names: dict[str, str],
+    hypers: dict[str, Any],
+    active: bool,
+) -> None:
     """Give a matrix the rule's state, as zeros, or take it away; what has it already keeps it."""
     if bool(state[names["active"]].shape[-1]) == active:
         return
-    rows, columns = param.shape[0], param.shape[1:].numel()
-    state[names["active"]] = zeros_beside(param, (1,) if active else (0,), torch.int32)
-    for name in kind.inner_keys:
-        state[names[name]] = zeros_beside(param, (rows if active else 0, columns), state[names[name]].dtype)
+    layout = kind.active_layout(param.shape[0], param.shape[1:].numel(), active, hypers)
+    for name, (shape, dtype) in layout.items():
+        state[names[name]] = zeros_beside(param, shape, dtype or state[names[name]].dtype)
 
 
 def subspace_groups(model: nn.Module, exclude: tuple[str, ...] = ("embed", "head")) -> list[dict[str, Any]]:
@@ -145,10 +170,11 @@ class Subspace(SubspaceOptimizer):
         lr: learning rate of the matrices (default 1e-3).
         weight_decay: decoupled decay of the matrices (default 0).
         rank, density, basis, residual, on_switch, update_every, scale, side: see :func:`thalweg.optim.subspace`. Beside its bases
-            there is "blocks": a share ``density`` of each group's matrices, drawn at random, are projected onto themselves and have
-            state, the others have none.
+            there is "blocks": a share ``density`` of each group's matrices are projected onto themselves and have state, the others
+            have none. Those are residual as a whole, for which ``residual="scaled"`` has no ratio; ``side`` changes nothing.
         rest_lr, rest_betas, rest_eps, rest_weight_decay: AdamW's settings for the rest (1e-3, (0.9, 0.999), 1e-8, 0).
-        settings: further hyper-parameters of :func:`thalweg.optim.subspace`, and :class:`~thalweg.optim.EngineOptions`.
+        settings: further hyper-parameters of :func:`thalweg.optim.subspace`; ``block_order`` for blocks, as in
+            :class:`~thalweg.optim.Frugal`; and :class:`~thalweg.optim.EngineOptions`.
 
     State: see :func:`thalweg.optim.subspace`; two tensors a parameter for the rest.
 

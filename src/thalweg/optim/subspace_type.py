@@ -6,7 +6,7 @@ import functools
 import inspect
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -15,8 +15,8 @@ from torch import Tensor
 from thalweg.optim.engine import Chain, Transform
 from thalweg.optim.engine.random import stream_key
 from thalweg.optim.engine.transform import TransformType
-from thalweg.optim.gradient_projector import PROJECTORS, GradientProjector
-from thalweg.optim.matrix_sides import oriented, oriented_back, oriented_shape
+from thalweg.optim.gradient_projector import PROJECTORS, GradientProjector, Layout
+from thalweg.optim.matrix_sides import is_transposed, oriented, oriented_back, oriented_shape
 from thalweg.optim.sign import sign
 from thalweg.optim.subspace_residual import limit_growth, residual_norm, stretch
 from thalweg.optim.subspace_rule import check_rule, run_rule
@@ -35,6 +35,8 @@ class Plan:
     on_switch: str
     side: str
     projection_dtype: str | None = None
+    align_signs: bool = True
+    block_order: str = "random"
 
 
 @functools.cache
@@ -52,7 +54,8 @@ class SubspaceType(TransformType):
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.projector: GradientProjector = PROJECTORS[plan.basis](dtype=_dtype(plan.projection_dtype))
+        signs = {} if plan.align_signs else {"align_signs": False}
+        self.projector: GradientProjector = PROJECTORS[plan.basis](dtype=_dtype(plan.projection_dtype), **signs)
         check_rule(plan.rule)
         hypers = {**plan.rule.hypers, **own_hypers(plan)}
 
@@ -70,8 +73,7 @@ class SubspaceType(TransformType):
         self.halves = self if plan.basis != "blocks" and self.rule.transforms else None
 
     def __reduce__(self) -> Any:
-        plan = self.plan
-        return _restore, (plan.rule, plan.basis, plan.residual, plan.on_switch, plan.side, plan.projection_dtype)
+        return _restore, tuple(getattr(self.plan, field.name) for field in fields(Plan))
 
     def _check_inner(self, **hypers: Any) -> None:
         for transform in self.plan.rule:
@@ -122,6 +124,15 @@ class SubspaceType(TransformType):
         declared = transform.type.matrix_state.get(name)
         return (shape, declared[1]) if isinstance(declared, tuple) else shape
 
+    def active_layout(self, m: int, n: int, active: bool, hypers: Mapping[str, Any]) -> Layout:
+        """Shape and dtype (None: the state's) of what a block of m x n keeps, active or not."""
+        found: Layout = {}
+        for name in (*self.inner_keys, *self.projector.names):
+            declared = self.matrix_state[name]
+            of, dtype = declared if isinstance(declared, tuple) else (declared, None)
+            found[name] = tuple(of(m, n, **{**hypers, "density": float(active)})), dtype
+        return found
+
     def _shape_of_projector(self, name: str) -> Any:
         def shape(m: int, n: int, rank: Any = None, density: Any = None, **_: Any) -> tuple[int, ...]:
             return self.projector.layout(*self.sizes(m, n, rank, density))[name][0]
@@ -131,7 +142,7 @@ class SubspaceType(TransformType):
 
     def _update(self, stack: Tensor, state: dict[str, Tensor], step: int, hypers: dict[str, Any]) -> Tensor:
         low, begun = self.enter(stack, state, step, hypers)
-        direction = run_rule(self.rule, begun, state, self.count(step, hypers), hypers)
+        direction = self._run(self.rule, begun, state, step, hypers)
         return self.leave(stack, low, direction, state, hypers)
 
     def count(self, step: int, hypers: Mapping[str, Any]) -> int:
@@ -143,9 +154,14 @@ class SubspaceType(TransformType):
     ) -> tuple[Tensor, Tensor]:
         """The gradient in its subspace, and what the first part of the rule made of it."""
         low = self._projected(stack, state, step, hypers)
-        if not self._head.transforms:
-            return low, low
-        return low, run_rule(self._head, low, state, self.count(step, hypers), hypers)
+        return low, self._run(self._head, low, state, step, hypers)
+
+    def _run(self, rule: Chain, x: Tensor, state: dict[str, Tensor], step: int, hypers: Mapping[str, Any]) -> Tensor:
+        """What the rule, or a part of it, makes of projected gradients. It isn't asked about empty ones, of rank 0 or of a block
+        that isn't active: transforms of matrices may count on rows and columns."""
+        if not rule.transforms or not x.numel():
+            return x
+        return run_rule(rule, x, state, self.count(step, hypers), hypers)
 
     def _projected(self, stack: Tensor, state: dict[str, Tensor], step: int, hypers: Mapping[str, Any]) -> Tensor:
         """The gradient in its subspace, a new one if it is time for one."""
@@ -154,7 +170,8 @@ class SubspaceType(TransformType):
         if (step - 1) % hypers["update_every"] != 0:
             return self.projector.down(x, kept)
         generator = torch.Generator().manual_seed(stream_key(hypers.get("seed", 0), step))
-        new, low = self.projector.fit(x, kept, generator, hypers.get("selection_norm", 1))
+        turned = is_transposed(stack.shape[1], stack.shape[2], self.plan.side)
+        new, low = self.projector.fit(x, kept, generator, hypers.get("selection_norm", 1), turned)
         if step > 1:
             state.update(self._switched({key: state[key] for key in self.inner_keys}, kept, new))
         state.update(new)
