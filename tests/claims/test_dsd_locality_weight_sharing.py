@@ -56,6 +56,20 @@ def test_every_other_word(changes, word, reason):
     assert verdict.word == word and reason in verdict.because
 
 
+def test_says_where_its_ratios_come_from():
+    numbers = {}
+    for k, d in CELLS:
+        numbers |= errors("conv", claim.HARD, k, d, 4 if d > 16 else 1) | errors("local", claim.HARD, k, d, 8 * d)
+        numbers |= errors("full", claim.HARD, k, d, 600, 0.04)
+    for sharing, need in zip(claim.NAMES, (2, 60, 200), strict=True):
+        numbers |= errors(sharing, claim.EASY, *claim.EASIER, need)
+        adam = errors(sharing, claim.HARD, *claim.SHOWN, {"conv": 8, "local": 64}.get(sharing, 500))
+        numbers |= {f"Adam/{name}": error for name, error in adam.items()}
+    because = claim.judge([Measurement(numbers)] * 2).because
+    assert "at d = 32, 64, where a CNN needs 4.0, 4.0, 4.0, 4.0 samples" in because
+    assert "descent gives 64 and Adam 8; 4 of 12 needs" in because
+
+
 def test_an_lcn_that_never_arrives_is_no_order():
     assert measured(local=lambda k, d: 5000).word == "not reproduced at this scale"
 

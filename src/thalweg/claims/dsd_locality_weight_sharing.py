@@ -1,6 +1,13 @@
 """Weight sharing and locality each save samples: convolutional, locally connected and fully connected nets on one patchy task.
 
 The claim of arXiv:2403.15707, on its task: a signal of unknown sign in one of k noisy patches of d pixels.
+
+The paper says that an LCN needs 10 to 20 times the samples of a CNN. Descent gives more here, Adam somewhat less (both are in the
+verdict). The likely reason: of an LCN's filters some start opposite to the signal, each is pulled only by the images whose signal
+lies in its patch, k times fewer than pull a CNN's filter, and all have 300 steps to turn round; Adam's steps don't shrink with the
+pull. Needs of a CNN below 2
+samples lie at the end of its grid, which starts at 1: what is given there is the grid's, and a ratio to it only a lower bound. Part 4
+leaves such sizes out.
 """
 
 from __future__ import annotations
@@ -46,7 +53,9 @@ Second version. The first one chose learning rates in the cell k = 8, d = 32 alo
 in 5 of 6 cells, and an LCN at k = d = 16 that ended above 3%, also in part 3. Its rate, 0.1, was too small there: of the 16 filters
 some start opposite to the signal, and each that hasn't turned round after 300 steps costs up to 1/16 of the images, whatever the
 number of samples (one seed ended at 0.3%, others at 5% and 12%). Rates are now chosen over three cells, that one too, and at larger
-samples; nothing else is changed but the seeds."""
+samples; nothing else is changed but the seeds.
+The second version's run gave "reproduced", with ratios of 36 and 114 in part 4, beyond the paper's 10 to 20; repeated on the same
+seeds only to say in the verdict where these ratios are taken, which needs lie at the end of the CNN's grid, and what Adam gives."""
 
 SCALES = {
     "smoke": Scale(seeds=(0,), seconds=4),
@@ -55,12 +64,13 @@ SCALES = {
 }
 
 _N, _D, _ERROR = "samples", "pixels of a patch, d", "test error"
+_NEED = "samples (1: the CNN's smallest size, or fewer)"
 PANELS = (
     Panel("error", "8 patches of 32 pixels, noise 0.57 / sqrt(8)", _N, _ERROR, log="xy"),
-    Panel("easier", "16 patches of 16 pixels, noise 0.4 / 4", _N, _ERROR, log="xy"),
+    Panel("easier", "16 patches of 16 pixels, noise 0.4 / 4", _N, "test error (none at all: drawn at 1e-4)", log="xy"),
     Panel("adam", "As the first, trained by Adam", _N, _ERROR, log="xy"),
-    Panel("few", "Samples for 10% error, 8 patches", _D, _N, log="xy"),
-    Panel("many", "Samples for 10% error, 16 patches (32 at gpu scale)", _D, _N, log="xy"),
+    Panel("few", "Samples for 10% error, 8 patches", _D, _NEED, log="xy"),
+    Panel("many", "Samples for 10% error, 16 patches (32 at gpu scale)", _D, _NEED, log="xy"),
 )
 
 NAMES: dict[Sharing, str] = {"conv": "CNN", "local": "LCN", "full": "FCN"}
@@ -226,11 +236,15 @@ def judge(measurements: list[Measurement]) -> Verdict:
         else "sharing pays too little with k": sharing_gain >= least_gain,
         "an LCN's need grows more slowly than theory says at so small d": least_growth <= growth < math.inf,
     }
+    at_end = sum(need("conv", *c, t) <= _smallest(numbers, "conv", *c) for c in cells for t in TARGETS)
+    sampled = [f"{need('conv', k, d):.1f}" for k in (few, many) for d in measured]
     because = (
         f"CNN < LCN < FCN at 3% in {sum(ordered)} of {len(ordered)} cells, LCN < FCN at 10% in {sum(loose)}; at lower noise "
         f"{', '.join(_words(n) for n in easy)} samples; LCN over CNN {ratio[few]:.0f} at {few} patches and {ratio[many]:.0f} "
         f"at {many}, {sharing_gain:.1f} times ({least_gain:.3g}); LCN's need grows {growth:.1f} times from d = {ds[0]} to {ds[-1]} "
-        f"({least_growth:.3g})."
+        f"({least_growth:.3g}). The ratios are those at d = {', '.join(map(str, measured)) or 'none'}, where a CNN needs "
+        f"{', '.join(sampled) or 'too few'} samples;{_by_adam(numbers)} "
+        f"{at_end} of {len(TARGETS) * len(cells)} needs of a CNN are its grid's smallest size, and so upper bounds."
     )
     if all(holds.values()):
         return Verdict("reproduced", because)
@@ -302,6 +316,24 @@ def _need(numbers: Mapping[str, float], sharing: Sharing, noise: float, k: int, 
     errors = {int(name.removeprefix(prefix)): e for name, e in numbers.items() if name.startswith(prefix)}
     sizes = sorted(errors)
     return sample_complexity(sizes, [max(errors[n], 1e-4) for n in sizes], target, interpolate=True)
+
+
+def _smallest(numbers: Mapping[str, float], sharing: Sharing, k: int, d: int) -> int:
+    """The smallest sample size of the grid."""
+    prefix = f"{sharing}/{HARD:g}/{k}/{d}/"
+    return min(int(name.removeprefix(prefix)) for name in numbers if name.startswith(prefix))
+
+
+def _by_adam(numbers: Mapping[str, float]) -> str:
+    """The LCN's need over the CNN's for 3% in the cell that is shown, by descent and by Adam."""
+    adam = {name.removeprefix("Adam/"): error for name, error in numbers.items() if name.startswith("Adam/")}
+    if not adam:
+        return ""
+    ratios = []
+    for errors in (numbers, adam):
+        conv, local = (_need(errors, sharing, HARD, *SHOWN, TARGETS[0]) for sharing in ("conv", "local"))
+        ratios.append(f"{local / conv:.0f}" if math.isfinite(conv) else "no ratio")
+    return f" in the cell of {SHOWN[0]} x {SHOWN[1]} descent gives {ratios[0]} and Adam {ratios[1]};"
 
 
 def _geometric(values: Sequence[float]) -> float:
