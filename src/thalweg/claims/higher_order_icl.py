@@ -10,12 +10,13 @@ import itertools
 import math
 import statistics
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from thalweg.claims.engine.contract import Curve, Measurement, Panel, Report, Scale, Verdict
+from thalweg.claims.engine.contract import Curve, Measurement, Panel, Report, Role, Scale, Verdict
 from thalweg.linalg.haar import haar
 from thalweg.solve import gd_lstsq, iterative_newton_lstsq, online_predictions, similarity_of_errors
 from thalweg.tasks.decoder import DecoderBlock
@@ -35,25 +36,39 @@ block on average, by the slope of its logarithm.
 Not testable: the last block's squared error, mean over positions with more examples than dimensions, is above half the
 variance of the targets: nothing was learnt in context. Reproduced: (a) and all of (b). Partly: (a), and Newton's k never
 falls from block to block in the mean over seeds, and rises in all. Not reproduced: else. A training this short can give a
-shallow algorithm, so "partly" is expected."""
+shallow algorithm, so "partly" is expected.
+Second version, with the same thresholds. The first gave "partly" on seeds 1 to 3, for the cosine was 0.76 at least, and named few
+blocks and a short training as the likely reason without having looked. As controls, which decide about the reason alone, it now
+also matches the network before training and after one half as long: the same course up to three eighths of the steps, from
+where the learning rate falls to 0 (in the whole training from three quarters on; before, a single cosine). The training is named
+as the reason only if the mean cosine from block 2 on is higher after all steps than after half in every seed. For the time this
+takes there are 2,400 steps, not 3,000 (27,000 at gpu scale, not 30,000). Seeds are new."""
 
 SCALES = {
     "smoke": Scale(seeds=(0,), seconds=4),
-    "cpu": Scale(seeds=(1, 2, 3), seconds=200),
-    "gpu": Scale(seeds=(4, 5, 6), seconds=1150),
+    "cpu": Scale(seeds=(11, 12, 13), seconds=200),
+    "gpu": Scale(seeds=(21, 22, 23), seconds=1150),
 }
 
 PANELS = (
     Panel(
-        "rates", "Error of the solvers, largest condition number", "steps", "relative error of the weights", log="xy"
+        "rates",
+        "Error of the solvers, largest condition number",
+        "steps",
+        "relative error of the weights, or 1e-11",
+        log="xy",
     ),
     Panel("condition", "Steps to an error of 1e-4", "condition number", "steps", log="xy"),
-    Panel("match", "Most alike steps, block by block", "blocks", "steps", log="y"),
+    Panel("match", "Most alike steps, block by block", "blocks", "steps (none: drawn at 0.5)", log="y"),
     Panel("similarity", "Likeness at these steps", "blocks", "mean cosine of errors"),
 )
 
 DIM, EXAMPLES = 20, 40
 ACCURACY = 1e-4
+SHOWN, NONE = 1e-11, 0.5
+"""Least error that is drawn, and where no step at all is drawn, on logarithmic axes."""
+WARM_UP, DECAY = 0.1, 0.25
+"""Shares of the steps over which the learning rate rises and falls."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +100,8 @@ class Size:
 
 SIZES = {
     "smoke": Size(10, 8, 2, 5, 16, 2, 100, spreads=(1.0, 10.0), decades=3.0),
-    "cpu": Size(3000, 64, 3, 8, 48, 4, 3000),
-    "gpu": Size(30_000, 256, 8, 17, 256, 8, 16_000, heads=8, lr=5e-4, newton=24, doublings=18),
+    "cpu": Size(2400, 64, 3, 8, 48, 4, 3000),
+    "gpu": Size(27_000, 256, 8, 17, 256, 8, 16_000, heads=8, lr=5e-4, newton=24, doublings=18),
 }
 """At gpu scale the paper's width and heads, blocks enough to tell a straight line from another, steps for as many blocks."""
 
@@ -133,9 +148,9 @@ def run(scale: str, seed: int, *, report: Report) -> Measurement:
     draws = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     numbers, curves = _solvers(size, draws)
-    model = _train(size, draws, lambda share: report(0.05 + 0.8 * share, "training the transformer"))
+    models = _train(size, draws, lambda share: report(0.05 + 0.8 * share, "training the transformer"))
     report(0.85, "matching its blocks")
-    some_numbers, some_curves = _matched(model, size, draws)
+    some_numbers, some_curves = _matched(models, size, draws)
     return Measurement(numbers | some_numbers, tuple(curves + some_curves))
 
 
@@ -168,11 +183,36 @@ def judge(measurements: list[Measurement]) -> Verdict:
         return Verdict("reproduced", because)
     monotone = all(a <= b for a, b in itertools.pairwise(matched)) and matched[-1] > matched[0]
     if first and monotone:
-        return Verdict(
-            "partly", because + " Likely reason: few blocks and a short training learn a shallower algorithm."
-        )
+        return Verdict("partly", f"{because} Likely reason: {_why_partly(measurements, alike)}.")
     likely = "blocks don't refine one estimate from one to the next" if first else "the solvers' steps are miscounted"
     return Verdict("not reproduced at this scale", f"{because} Likely reason: {likely}.")
+
+
+def _why_partly(measurements: list[Measurement], alike: float) -> str:
+    """What the controls say: the network untrained, and trained for half as long."""
+
+    def means(name: str) -> list[float]:
+        """The mean cosine from block 2 on in each seed."""
+        found = []
+        for m in measurements:
+            by_block = [value for key, value in m.numbers.items() if key.startswith(f"likeness to Newton{name}/block ")]
+            found.append(statistics.mean(by_block[1:]))
+        return found
+
+    steps = statistics.mean(
+        value for m in measurements for key, value in m.numbers.items() if key.startswith("steps of Newton, untrained/")
+    )
+    whole, half, start = means(""), means(", half as long"), means(", untrained")
+    told = (
+        f"mean likeness from block 2 on {statistics.mean(whole):.3f}, after a training half as long {statistics.mean(half):.3f}, "
+        f"untrained, matched with {steps:.1f} steps, {statistics.mean(start):.3f}"
+    )
+    longer = all(a > b for a, b in zip(whole, half, strict=True))
+    if alike < 0.9 and longer:
+        return f"the training is short, for likeness still rises with it: {told}"
+    if alike < 0.9:
+        return f"not the length of training, with which likeness doesn't rise in every seed: {told}"
+    return f"likeness is there, but the steps don't line up; {told}"
 
 
 def _line(values: list[float]) -> tuple[float, float]:
@@ -215,7 +255,8 @@ def _solvers(size: Size, draws: torch.Generator) -> tuple[dict[str, float], list
             steps[name].append(float(reached[0]) if reached else math.inf)
             if spread == size.spreads[-1]:
                 for line, role in ((errors, "measured"), (theory[name], "theory")):
-                    shown = [(float(k), e) for k, e in zip(ks, line, strict=True) if k and e > 1e-11]
+                    # the same steps in every seed, or else seeds would drop out of the median one by one
+                    shown = [(float(k), max(e, SHOWN)) for k, e in zip(ks, line, strict=True) if k]
                     x, e = zip(*shown, strict=True)
                     curves.append(Curve("rates", name, x, e, "theory" if role == "theory" else "measured"))
     logs = [math.log10(c) for c in conditions]
@@ -253,63 +294,78 @@ def _descend(X: Tensor, y: Tensor, lr: Tensor, counts: list[int]) -> Tensor:
     return torch.stack(found)
 
 
-def _train(size: Size, draws: torch.Generator, progress: Callable[[float], None]) -> InContextRegressor:
+def _train(size: Size, draws: torch.Generator, progress: Callable[[float], None]) -> dict[str, InContextRegressor]:
+    """The network before training, after half of the steps and after all; the halves share their course until one decays."""
     model = InContextRegressor(size.dim, size.n, size.width, size.blocks, size.heads)
     adam = torch.optim.Adam(model.parameters(), lr=size.lr)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, size.lr, total_steps=size.steps + 1, pct_start=0.1)
-    for step in range(size.steps):
-        prompts = linear_prompts(size.batch, size.n, size.dim, generator=draws, dtype=torch.float32)
-        adam.zero_grad()
-        (model(prompts.X, prompts.y) - prompts.y).square().mean().backward()
-        adam.step()
-        schedule.step()
-        if step % 50 == 0:
-            progress(step / size.steps)
-    return model.requires_grad_(False)
+    kept = {", untrained": deepcopy(model)}
+    done = 0
+    for name, steps in ((", half as long", size.steps // 2), ("", size.steps)):
+        decay = round(steps * DECAY)
+        for step in range(done, steps - decay):
+            _step(model, adam, size, draws, min(1.0, (step + 1) / (WARM_UP * size.steps)))
+            if step % 50 == 0:
+                progress(step / size.steps)
+        done = steps - decay
+        branch = deepcopy(model)
+        own = torch.optim.Adam(branch.parameters(), lr=size.lr)
+        own.load_state_dict(deepcopy(adam.state_dict()))
+        for step in range(decay):
+            _step(branch, own, size, draws, min(1.0, done / (WARM_UP * size.steps)) * (1 - step / decay))
+        kept[name] = branch
+    return {name: one.requires_grad_(False) for name, one in kept.items()}
 
 
-def _matched(model: InContextRegressor, size: Size, draws: torch.Generator) -> tuple[dict[str, float], list[Curve]]:
+def _step(
+    model: InContextRegressor, adam: torch.optim.Optimizer, size: Size, draws: torch.Generator, share: float
+) -> None:
+    """One step on fresh prompts, at this share of the learning rate."""
+    adam.param_groups[0]["lr"] = size.lr * share
+    prompts = linear_prompts(size.batch, size.n, size.dim, generator=draws, dtype=torch.float32)
+    adam.zero_grad()
+    (model(prompts.X, prompts.y) - prompts.y).square().mean().backward()
+    adam.step()
+
+
+def _matched(
+    models: dict[str, InContextRegressor], size: Size, draws: torch.Generator
+) -> tuple[dict[str, float], list[Curve]]:
     """Part (b): each block's read-out against the solvers, on prompts that no read-out was fitted on."""
     fit, test = (linear_prompts(size.read, size.n, size.dim, generator=draws, dtype=torch.float32) for _ in range(2))
     X, y = test.X.double(), test.y.double()
     solvers = {
         "Newton": online_predictions(lambda X, y: iterative_newton_lstsq(X, y, size.newton, return_all=True), X, y),
-        "descent": online_predictions(lambda X, y: gd_lstsq(X, y, list(size.descent)), X, y),
+        "gradient descent": online_predictions(lambda X, y: gd_lstsq(X, y, list(size.descent)), X, y),
     }
-    steps: dict[str, tuple[int, ...]] = {"Newton": tuple(range(size.newton + 1)), "descent": size.descent}
+    steps = {"Newton": tuple(range(size.newton + 1)), "gradient descent": size.descent}
     numbers: dict[str, float] = {}
-    matched: dict[str, list[float]] = {name: [] for name in solvers}
-    likeness: dict[str, list[float]] = {name: [] for name in solvers}
-    read = list(zip(model.states(fit.X, fit.y), model.states(test.X, test.y), strict=True))
-    predictions = [_read_out(known, fit.y, new) for known, new in read]
-    for block, predicted in enumerate(predictions, 1):
-        for name, found in solvers.items():
-            alike = similarity_of_errors(predicted, found, y)
-            best = int(alike.argmax())
-            matched[name].append(float(steps[name][best]))
-            likeness[name].append(alike[best].item())
-            kind = "Newton" if name == "Newton" else "gradient descent"
-            numbers[f"likeness to {kind}/block {block}"] = alike[best].item()
-        numbers[f"steps of Newton/block {block}"] = matched["Newton"][-1]
-        numbers[f"log2 of steps of descent/block {block}"] = math.log2(matched["descent"][-1])
-        numbers[f"squared error/block {block}"] = (predicted - y)[:, size.dim :].square().mean().item() / size.dim
-    numbers["error of the last block"] = numbers[f"squared error/block {len(predictions)}"]
-    blocks = tuple(float(b + 1) for b in range(len(predictions)))
     curves = []
-    for name, label in (("Newton", "Newton"), ("descent", "gradient descent")):
-        curves.append(Curve("match", label, blocks, tuple(max(k, 0.5) for k in matched[name])))
-        curves.append(Curve("similarity", label, blocks, tuple(likeness[name])))
+    for which, model in models.items():
+        read = zip(model.states(fit.X, fit.y), model.states(test.X, test.y), strict=True)
+        predictions = [_read_out(known, fit.y, new) for known, new in read]
+        blocks = tuple(float(b + 1) for b in range(len(predictions)))
+        for name, found in solvers.items():
+            alike = [similarity_of_errors(predicted, found, y) for predicted in predictions]
+            best = [float(steps[name][int(values.argmax())]) for values in alike]
+            likeness = tuple(values.max().item() for values in alike)
+            for block, k, cosine in zip(range(1, len(best) + 1), best, likeness, strict=True):
+                numbers[f"likeness to {name}{which}/block {block}"] = cosine
+                if name == "Newton":
+                    numbers[f"steps of Newton{which}/block {block}"] = k
+                else:
+                    numbers[f"log2 of steps of descent{which}/block {block}"] = math.log2(k)
+            if which and name != "Newton":
+                continue
+            role: Role = "control" if which else "measured"
+            curves.append(Curve("similarity", name + which, blocks, likeness, role))
+            if which != ", untrained":
+                curves.append(Curve("match", name + which, blocks, tuple(max(k, NONE) for k in best), role))
+        errors = [(predicted - y)[:, size.dim :].square().mean().item() / size.dim for predicted in predictions]
+        numbers |= {f"squared error{which}/block {b}": error for b, error in enumerate(errors, 1)}
+    numbers["error of the last block"] = numbers[f"squared error/block {size.blocks}"]
     # were each block three steps of Newton, as the paper finds, up to where the first one stands
-    first = matched["Newton"][0]
-    curves.append(
-        Curve(
-            "match",
-            "three Newton steps a block",
-            blocks,
-            tuple(max(first, 0.5) + 3 * (b - 1) for b in blocks),
-            "theory",
-        )
-    )
+    ideal = tuple(max(numbers["steps of Newton/block 1"] + 3 * (b - 1), NONE) for b in blocks)
+    curves.append(Curve("match", "three Newton steps a block", blocks, ideal, "theory"))
     return numbers, curves
 
 
