@@ -68,8 +68,8 @@ def dct(x: Tensor, type: int = 2) -> Tensor:
 
     Example:
         >>> import torch
-        >>> dct(torch.tensor([1.0, 1.0, 1.0, 1.0]))
-        tensor([2., 0., 0., 0.])
+        >>> dct(torch.tensor([1.0, 0.0, 0.0, 0.0])).round(decimals=4)
+        tensor([0.5000, 0.6533, 0.5000, 0.2706])
     """
     if type not in (2, 3):
         raise ValueError(f"type must be 2 or 3, not {type!r}")

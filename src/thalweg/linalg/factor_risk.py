@@ -100,6 +100,7 @@ def subspace_risk(problem: FactorProblem, basis: Tensor) -> float:
         basis: A, ``(d, r)``; only its span matters, columns of zeros are allowed.
 
     Example:
+        >>> from thalweg.linalg.factor_risk import FactorProblem, subspace_risk
         >>> problem = FactorProblem(torch.tensor([[2.0], [0.0]]), torch.ones(1), 0.5)
         >>> round(subspace_risk(problem, torch.tensor([[1.0], [1.0]])), 4)
         0.1333
@@ -122,6 +123,7 @@ def pretraining_floor(problem: FactorProblem, m: int) -> float:
         m: unlabelled samples, many more than d / (weakest factor's strength).
 
     Example:
+        >>> from thalweg.linalg.factor_risk import FactorProblem, pretraining_floor
         >>> problem = FactorProblem(torch.tensor([[2.0], [0.0]]), torch.ones(1), 0.5)
         >>> round(pretraining_floor(problem, 1000), 6)  # 1 / 1000 x 0.4^2 x 5 / 16
         5e-05

@@ -111,6 +111,7 @@ def one_step_half_loss(
         cov, n, noise_var, weight_cov: as in :func:`optimal_lsa_preconditioner`.
 
     Example:
+        >>> from thalweg.linalg.in_context_step import one_step_half_loss, optimal_gd_step
         >>> round(one_step_half_loss(optimal_gd_step(5, 10, 0.5), torch.eye(5), 10, 0.5), 6)
         0.984848
     """

@@ -117,6 +117,7 @@ def population_loss(moments: Moments, beta: Tensor, alpha: Scalar, eps: Scalar) 
         alpha, eps: as in :func:`predict`.
 
     Example:
+        >>> from thalweg.linalg.mean_field_quadratic import Moments, population_loss
         >>> nothing = Moments(torch.zeros(2), torch.zeros(2, 2))
         >>> population_loss(nothing, torch.tensor([1.0, 1.0]), 1.0, 0.1).total  # E y^2 = 3 |beta|^4 / (4 D^2)
         tensor(0.7500)

@@ -50,6 +50,7 @@ def mode_flow(
         ValueError: arguments out of range, or the tolerance isn't met within ``steps``.
 
     Example:
+        >>> import math
         >>> flow = mode_flow(torch.tensor([1.0]), 0.1, math.inf)
         >>> round(flow.times[-1].item() * flow.curvature)  # 1/u0 - 1/u + log(u (s - u0) / (u0 (s - u))), u = 0.9
         13

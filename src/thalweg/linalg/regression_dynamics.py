@@ -112,6 +112,7 @@ def optimal_ridge_error(alpha: float, snr: float) -> float:
         alpha, snr: as in :func:`generalization_curve`.
 
     Example:
+        >>> from thalweg.linalg.regression_dynamics import optimal_ridge_error, optimal_stopping
         >>> optimal_ridge_error(0.5, 5.0) < optimal_stopping(0.5, 5.0)[1]
         True
     """

@@ -2,6 +2,10 @@
 
 ``load("mnist5k")`` or ``load("my_task.py")`` gives a :class:`Task`. Importing this package and listing the names is
 cheap: torch and the data are loaded with the first task.
+
+The experiments' own problems are imported from their modules, such as :mod:`thalweg.tasks.regression_prompts` (``linear_prompts``),
+:mod:`thalweg.tasks.gaussian_clusters`, :mod:`thalweg.tasks.xor_clusters`, :mod:`thalweg.tasks.group_addition`,
+:mod:`thalweg.tasks.dynamic_signal` and :mod:`thalweg.tasks.teacher_student`.
 """
 
 from __future__ import annotations

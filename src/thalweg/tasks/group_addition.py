@@ -54,6 +54,7 @@ def split_pairs(table: Tensor, share: float, *, generator: torch.Generator | Non
         ValueError: ``share`` is out of range, or leaves a part empty.
 
     Example:
+        >>> from thalweg.tasks.group_addition import group_table, split_pairs
         >>> train, test = split_pairs(group_table(5), 0.6)
         >>> len(train), len(test)
         (15, 10)

@@ -19,6 +19,7 @@ class XorClusters(NamedTuple):
         centres: of the four clusters, ``(4, dim)``: mu_1, -mu_1, mu_2, -mu_2.
 
     Example:
+        >>> from thalweg.tasks.xor_clusters import xor_clusters
         >>> xor_clusters(8, 3, 2.0).centres[:2]
         tensor([[ 2.,  0.,  0.],
                 [-2., -0., -0.]])
@@ -103,6 +104,7 @@ def linear_rule_accuracy(theta: Tensor, centres: Tensor) -> float:
         centres: those of :class:`XorClusters`, or others with labels 1, 1, -1, -1, ``(4, dim)``.
 
     Example:
+        >>> from thalweg.tasks.xor_clusters import linear_rule_accuracy, xor_clusters
         >>> linear_rule_accuracy(torch.tensor([3.0, 1.0]), xor_clusters(4, 2, 1.0).centres)
         0.5
     """

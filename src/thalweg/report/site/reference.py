@@ -24,8 +24,18 @@ from thalweg.report.site.entries import Entry
 
 SEAMS = tuple(f"thalweg.{name}" for name in ("init", "data", "nn", "adapt", "objective", "optim", "grow", "compress",
                                              "solve", "generate", "probe"))  # fmt: skip
-AROUND = ("thalweg.linalg", "thalweg.autodiff", "thalweg.registry", "thalweg.tasks", "thalweg.race", "thalweg.catalog",
-          "thalweg.claims.engine", "thalweg.claims.engine.contract", "thalweg.testing")  # fmt: skip
+THEORY = tuple(f"thalweg.linalg.{name}" for name in (
+    "dct", "factor_risk", "in_context_descent", "in_context_step", "linear_descent", "linear_network", "marchenko_pastur",
+    "mean_field_quadratic", "mode_flow", "polar", "regression_dynamics", "small_start_kernel", "subspace_basis", "woodbury",
+))  # fmt: skip
+"""Matrix tools and closed forms that are imported from their own module, as their names only speak in its company."""
+PROBLEMS = tuple(f"thalweg.tasks.{name}" for name in (
+    "decoder", "denoising", "dynamic_signal", "evidence", "gaussian_clusters", "group_addition", "opposing_toy", "photo_crops",
+    "regression_prompts", "single_index", "teacher_student", "white_digits", "xor_clusters",
+))  # fmt: skip
+"""Problems of the experiments, likewise."""
+AROUND = ("thalweg.linalg", *THEORY, "thalweg.autodiff", "thalweg.registry", "thalweg.tasks", *PROBLEMS, "thalweg.race",
+          "thalweg.catalog", "thalweg.claims.engine", "thalweg.claims.engine.contract", "thalweg.testing")  # fmt: skip
 """Public modules beside the seams."""
 
 FOLDER = "api"
