@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from thalweg.optim import (
+    SGD,
     SGDP,
     AdamP,
     AdamW,
@@ -105,6 +106,40 @@ def test_on_scale_invariant_weights_the_norm_grows_by_the_step_alone(cls) -> Non
         optimizer.step()
         grown = p.norm() ** 2 - old.norm() ** 2
         torch.testing.assert_close(grown.detach(), (p.detach() - old).norm() ** 2, rtol=1e-8, atol=1e-12)
+
+
+def on_the_sphere(optimizer_class, steps: int = 300, **settings) -> tuple[list[float], list[float]]:
+    """Squared norms of the weights, and of the updates p_t, on -cos(w, w*) in 5 dimensions, from a unit vector at 60.3 degrees to w*."""
+    angle = torch.tensor(60.3, dtype=torch.float64).deg2rad()
+    turn = torch.linalg.qr(randoms(5, 5)).Q  # where it lies makes no difference
+    target = turn[0]
+    w = nn.Parameter((angle.cos() * turn[0] + angle.sin() * turn[1])[None])
+    optimizer = optimizer_class([w], lr=0.1, momentum=0.9, **settings)
+    norms, updates = [w.square().sum().item()], []
+    for _ in range(steps):
+        old = w.detach().clone()
+        optimizer.zero_grad()
+        (-torch.nn.functional.cosine_similarity(w, target[None], eps=0.0)).sum().backward()
+        optimizer.step()
+        norms.append(w.square().sum().item())
+        updates.append(((w.detach() - old) / 0.1).square().sum().item())
+    return norms, updates
+
+
+def test_momentum_lengthens_scale_invariant_weights_as_the_paper_says() -> None:
+    r"""Heavy ball: :math:`\|w_{t+1}\|^2 = \|w_t\|^2 + \eta^2 \|p_t\|^2 + 2 \eta^2 \sum_{k<t} \mu^{t-k} \|p_k\|^2`; the projected step
+    keeps the second term alone."""
+    norms, updates = on_the_sphere(SGD)
+    past = 0.0
+    for t, update in enumerate(updates):
+        grown = 0.01 * (update + 2 * past)
+        assert norms[t + 1] == pytest.approx(norms[t] + grown, rel=1e-12)
+        past = 0.9 * (past + update)
+    projected, steps = on_the_sphere(SGDP, eps=0.0)
+    for t, step in enumerate(steps):
+        assert projected[t + 1] == pytest.approx(projected[t] + 0.01 * step, rel=1e-12)
+    assert norms[0] == projected[0] == pytest.approx(1, rel=1e-14)
+    assert round(norms[-1], 2) == 10.75 and round(projected[-1], 2) == 1.29
 
 
 @pytest.mark.parametrize("cls", [AdamP, SGDP])
