@@ -12,11 +12,12 @@ GOOD = {
     "cosine, nuclear/W": 0.88,
     "cosine, nuclear/factors": 0.98,
     "cosine, Frobenius/factors": 0.87,
+    "cosine, nuclear/decay": 0.996,
 }
 
 
 def measured(**changes):
-    names = dict(zip(("exist", "_", "whole", "whole_other", "parts", "parts_other"), GOOD, strict=True))
+    names = dict(zip(("exist", "_", "whole", "whole_other", "parts", "parts_other", "decayed"), GOOD, strict=True))
     return Measurement(GOOD | {names[key]: value for key, value in changes.items()})
 
 
@@ -30,7 +31,8 @@ def test_smoke_turns_towards_the_machines():
     numbers = result.numbers
     assert numbers["cosine, Frobenius/W"] > max(0.9, numbers["cosine, nuclear/W"])
     assert numbers["cosine, nuclear/factors"] > max(0.97, numbers["cosine, Frobenius/factors"])
-    assert numbers["rank/factors"] < numbers["rank/W"]
+    assert numbers["rank/factors"] < numbers["rank/W"] and numbers["length/decay"] < numbers["length/factors"]
+    assert numbers["cosine, nuclear/decay"] > 0.97
     assert {curve.panel for curve in result.curves} == {panel.key for panel in claim.PANELS}
     assert claim.judge([result]).word == "not reproduced at this scale"  # 300 steps are too few for 0.99
 
@@ -50,6 +52,7 @@ def test_a_path_along_the_machine_agrees_with_it():
 def test_all_that_is_asked_for():
     verdict = claim.judge([measured(), measured(whole=0.99)])
     assert verdict.word == "reproduced" and "0.9930" in verdict.because and "0.9800" in verdict.because
+    assert "has it, 0.9960" in verdict.because and claim.judge([measured(decayed=-1.0)]).word == "reproduced"
 
 
 @pytest.mark.parametrize("bad", [{"parts": 0.96}, {"parts_other": 0.985}])

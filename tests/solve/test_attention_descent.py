@@ -94,3 +94,38 @@ def test_errors():
         normalized_attention_descent(X, z, y, v, lr=0)
     with pytest.raises(ValueError, match="must not start at zero"):
         normalized_attention_descent(X, z, y, v, factors=(torch.zeros(2, 4, 2), torch.ones(2, 4, 2)))
+
+
+def test_decay_is_the_squared_norms_gradient():
+    """A few steps against autograd on the whole loss; W alone and factors."""
+    X, z, y, v = (part[0] for part in some())
+    start = [torch.randn(4, 4, dtype=F64, generator=torch.Generator().manual_seed(i)) for i in range(2)]
+    path = normalized_attention_descent(X, z, y, v, steps=3, factors=(start[0], start[1]), decay=0.3)
+    K, Q = (each.clone().requires_grad_() for each in start)
+    for _ in range(3):
+        value = loss(X[None], z[None], y[None], v[None], (K @ Q.mT)[None]) + 0.3 * (K.square().sum() + Q.square().sum())
+        slopes = torch.autograd.grad(value, [K, Q])
+        K, Q = ((w - 0.1 * g / g.norm()).detach().requires_grad_() for w, g in zip((K, Q), slopes, strict=True))
+    assert torch.allclose(path.W, K @ Q.mT)
+    W = normalized_attention_descent(X, z, y, v, steps=2, decay=0.3).W
+    first = normalized_attention_descent(X, z, y, v, steps=1).W.requires_grad_()
+    (slope,) = torch.autograd.grad(
+        loss(X[None], z[None], y[None], v[None], first[None]) + 0.3 * first.square().sum(), first
+    )
+    assert torch.allclose(W, first - 0.1 * slope / slope.norm())
+
+
+def test_a_tiny_decay_ends_the_growth_and_a_negative_one_is_refused():
+    """One input of two tokens: where exp(-g) is about 1e-6 times the weights, they stop."""
+    X, z, v = torch.eye(2, dtype=F64)[None], torch.tensor([[1.0, 0.0]]).double(), torch.tensor([1.0, 0.0]).double()
+    factors = 0.1 * torch.eye(2, dtype=F64), 0.1 * torch.eye(2, dtype=F64)
+    lengths = [
+        normalized_attention_descent(X, z, torch.ones(1).double(), v, steps=steps, factors=factors, decay=1e-6)
+        .W.norm()
+        .item()
+        for steps in (400, 800)
+    ]
+    free = normalized_attention_descent(X, z, torch.ones(1).double(), v, steps=400, factors=factors).W.norm().item()
+    assert lengths[0] == pytest.approx(lengths[1], rel=0.1) and free > 20 * lengths[1]
+    with pytest.raises(ValueError, match="decay"):
+        normalized_attention_descent(X, z, torch.ones(1).double(), v, decay=-1.0)

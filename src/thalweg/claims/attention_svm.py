@@ -26,11 +26,15 @@ mean over all problems:
 2. training the factors: at least 0.97 with the SVM of least nuclear norm, and more than with that of least Frobenius norm.
 (The paper: about 1; the factors converge more slowly, and a trial run on another seed gave 0.999 and 0.980, against 0.87 and
 0.84 with the other machine.) Both SVMs exist for at least 90% of the problems, or there is nothing to compare with.
-Reproduced: 1 and 2. Partly: 1 alone. Not reproduced: 1 fails. Not testable: the SVMs don't exist."""
+Reproduced: 1 and 2. Partly: 1 alone. Not reproduced: 1 fails. Not testable: the SVMs don't exist.
+Second version: the same parts and thresholds, new seeds (1 to 3 gave 0.981 in part 2, "reproduced"), and a control that decides
+nothing: why not 0.996 and more, as others find? The authors' code adds a weight decay of 2.2e-16 to the loss of the factors, against
+gradients that underflow. Ours don't, but in a trial on another seed that decay alone took the cosine after 4000 steps from 0.964 to
+0.996, and 32,000 steps without it only to 0.975: what decays forgets where it came from. So the control trains the factors with it."""
 
 SCALES = {
     "smoke": Scale(seeds=(0,), seconds=4),
-    "cpu": Scale(seeds=(1, 2, 3), seconds=60),
+    "cpu": Scale(seeds=(4, 5, 6), seconds=75),
     "gpu": Scale(seeds=(101, 102, 103, 104), seconds=1200),
 }
 
@@ -43,6 +47,8 @@ PANELS = (
 
 INPUTS, TOKENS, DIM = 6, 8, 10
 LR, POINTS = 0.1, 20
+DECAY = 2.2e-16
+"""Of the factors, in the control."""
 
 
 @dataclass(frozen=True)
@@ -98,11 +104,15 @@ def run(scale: str, seed: int, *, report: Report) -> Measurement:
         *data, lr=LR, steps=size.factor_steps, factors=(factors[0], factors[1]), record=POINTS
     )
     for i, (name, path) in enumerate(paths.items()):
-        report(0.4 + 0.2 * i, f"solving the machines of {name}")
+        report(0.4 + 0.15 * i, f"solving the machines of {name}")
         some_numbers, some_curves = _compare(name, path, problems, size)
         numbers |= some_numbers
         curves += some_curves
-    report(0.8, "other dimensions")
+    report(0.75, "its factors with a decay")
+    some_numbers, some_curves = _decayed(problems, (factors[0], factors[1]), size)
+    numbers |= some_numbers
+    curves += some_curves
+    report(0.85, "other dimensions")
     curves += _widths(size, draws)
     return Measurement(numbers, tuple(curves))
 
@@ -123,7 +133,8 @@ def judge(measurements: list[Measurement]) -> Verdict:
     parts, parts_cross = mean("cosine, nuclear/factors"), mean("cosine, Frobenius/factors")
     because = (
         f"Training W: cosine {whole:.4f} with the Frobenius SVM of its tokens (at least 0.99), {whole_cross:.3f} with the "
-        f"nuclear one; training factors: {parts:.4f} with the nuclear SVM (at least 0.97), {parts_cross:.3f} with the other."
+        f"nuclear one; training factors: {parts:.4f} with the nuclear SVM (at least 0.97), {parts_cross:.3f} with the other. With a "
+        f"weight decay of {DECAY:g}, as the authors' code has it, {mean('cosine, nuclear/decay'):.4f}."
     )
     first, second = whole >= 0.99 and whole > whole_cross, parts >= 0.97 and parts > parts_cross
     if first and second:
@@ -194,6 +205,37 @@ def _compare(name: str, path: AttentionPath, problems: Problems, size: Size) -> 
     curves.append(Curve("spectrum", name, ranks, _spectrum(final)))
     curves.append(Curve("spectrum", name, ranks, _spectrum(mine), "theory"))
     return numbers, curves
+
+
+def _decayed(problems: Problems, factors: tuple[Tensor, Tensor], size: Size) -> tuple[dict[str, float], list[Curve]]:
+    """The control: the same factors, trained with a decay, against the nuclear machine of the tokens that they select."""
+    path = normalized_attention_descent(
+        problems.X,
+        problems.z,
+        problems.y,
+        problems.v,
+        lr=LR,
+        steps=size.factor_steps,
+        factors=factors,
+        decay=DECAY,
+        record=POINTS,
+    )
+    kept, solved = [], []
+    for p in range(size.problems):
+        try:
+            solved.append(_machines(problems, p, path.selected[p], size.gap)[1].W)
+        except InfeasibleError:
+            continue
+        kept.append(p)
+    if not kept:
+        return {"cosine, nuclear/decay": -1.0}, []
+    machines = torch.stack(solved)
+    far = 1 - torch.stack([_cosine(W, machines) for W in path.course[1:, kept]]).mean(1)
+    x = tuple(map(float, path.steps[1:]))
+    return (
+        {"cosine, nuclear/decay": 1 - far[-1].item(), "length/decay": torch.linalg.matrix_norm(path.W).mean().item()},
+        [Curve("direction", "factors with a decay", x, tuple(far.clamp(min=1e-12).tolist()), "control")],
+    )
 
 
 def _machines(problems: Problems, p: int, selected: Tensor, gap: float) -> tuple[AttentionSVM, AttentionSVM]:
