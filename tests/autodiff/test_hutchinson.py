@@ -46,7 +46,7 @@ def test_several_tensors_unused_and_linear_ones() -> None:
 
 def test_mistakes() -> None:
     x = torch.ones(2, requires_grad=True)
-    with pytest.raises(ValueError, match=r"^samples must be at least 1, not 0$"):
+    with pytest.raises(ValueError, match=r"^samples must be a whole number >= 1, not 0$"):
         hutchinson_diagonal(x.sum(), [x], samples=0)
     with pytest.raises(ValueError, match=r"^probes must be 'rademacher' or 'normal', not 'sobol'$"):
         hutchinson_diagonal(x.sum(), [x], probes="sobol")

@@ -89,8 +89,7 @@ def sample_targets(
     with torch.no_grad():
         if likelihood == "categorical":
             return _draw_classes(outputs, targets, generator)
-        if likelihood not in ("bernoulli", "gaussian"):
-            raise ValueError(f"unknown likelihood {likelihood!r} (choose from categorical, bernoulli, gaussian)")
+        check_likelihood(likelihood)
         if outputs.shape != targets.shape:
             raise ValueError(f"outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)} must have one shape")
         if likelihood == "bernoulli":
@@ -99,6 +98,12 @@ def sample_targets(
             noise = torch.empty_like(outputs).normal_(generator=generator)
             drawn = outputs + noise * 0.5**0.5
         return drawn.to(targets.dtype), drawn.numel()
+
+
+def check_likelihood(likelihood: Any) -> None:
+    """Raise a :class:`ValueError` unless it is a name or function that :func:`sample_targets` takes."""
+    if not callable(likelihood) and likelihood not in ("categorical", "bernoulli", "gaussian"):
+        raise ValueError(f"unknown likelihood {likelihood!r} (choose from categorical, bernoulli, gaussian)")
 
 
 def likelihood_of(loss_fn: Any, outputs: Any, targets: Any) -> Likelihood:

@@ -43,10 +43,7 @@ def hutchinson_diagonal(
         >>> hutchinson_diagonal((x**3).sum(), [x])[0]
         tensor([ 6., 12.])
     """
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, not {samples}")
-    if probes not in ("rademacher", "normal"):
-        raise ValueError(f"probes must be 'rademacher' or 'normal', not {probes!r}")
+    check_probes(samples, probes)
     params = list(params)
     if any(p.is_complex() for p in params):
         raise ValueError("Hutchinson's estimate is for real parameters")
@@ -62,6 +59,14 @@ def hutchinson_diagonal(
         for own, u, product in zip(total, vectors, products, strict=True):
             own.addcmul_(u, product, value=1 / samples)
     return total
+
+
+def check_probes(samples: int, probes: str) -> None:
+    """Raise a :class:`ValueError` for settings of :func:`hutchinson_diagonal` that it can't take."""
+    if not isinstance(samples, int) or samples < 1:
+        raise ValueError(f"samples must be a whole number >= 1, not {samples!r}")
+    if probes not in ("rademacher", "normal"):
+        raise ValueError(f"probes must be 'rademacher' or 'normal', not {probes!r}")
 
 
 def _probe(like: Tensor, probes: str, generator: torch.Generator | None) -> Tensor:

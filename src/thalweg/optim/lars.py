@@ -15,6 +15,9 @@ from thalweg.optim.trust_ratio import lars_ratio, trust_ratio
 from thalweg.optim.weight_decay import add_decayed_weights
 from thalweg.registry import method
 
+TRUST_COEFFICIENT, EPS = 1e-3, 1e-8
+"""Defaults of "lars2017"; other values are refused by the other variant, which has neither."""
+
 
 @elementwise(state=("momentum_buffer",))
 def step_momentum(
@@ -97,8 +100,8 @@ class Lars(ChainedOptimizer):
         lr: float | Tensor = 1.0,
         momentum: float = 0.9,
         weight_decay: float = 1e-4,
-        trust_coefficient: float = 1e-3,
-        eps: float = 1e-8,
+        trust_coefficient: float = TRUST_COEFFICIENT,
+        eps: float = EPS,
         nesterov: bool = False,
         variant: Literal["lars2017", "lamb-paper"] = "lars2017",
         clip: bool = False,
@@ -114,7 +117,9 @@ class Lars(ChainedOptimizer):
                 trust_coefficient=trust_coefficient, weight_decay=weight_decay, eps=eps, clip=clip
             ) >> buffer(momentum=momentum, nesterov=nesterov)
         elif variant == "lamb-paper":
-            for name, given in (("nesterov", nesterov), ("clip", clip), ("lr_in_buffer", lr_in_buffer)):
+            own = {"trust_coefficient": trust_coefficient != TRUST_COEFFICIENT, "eps": eps != EPS}
+            own |= {"nesterov": nesterov, "clip": clip, "lr_in_buffer": lr_in_buffer}
+            for name, given in own.items():
                 if given:
                     raise ValueError(f"{name} belongs to variant 'lars2017'")
             chain = (

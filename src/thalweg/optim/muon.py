@@ -18,8 +18,10 @@ from thalweg.registry import Space, method
 ShapeScale = Literal["original", "match_rms_adamw", "spectral", "none"]
 
 
-def shape_scale(m: int, n: int, rule: str) -> float:
-    """Factor of an orthogonalized m x n update (m outputs): see :class:`Muon`'s ``adjust_lr_fn``."""
+def shape_scale(m: int, n: int, rule: str | None) -> float:
+    """Factor of an orthogonalized m x n update (m outputs): see :class:`Muon`'s ``adjust_lr_fn``; ``None``, in states that torch's
+    Muon saved, is "original"."""
+    rule = "original" if rule is None else rule
     scales = {
         "original": math.sqrt(max(1.0, m / n)),
         "match_rms_adamw": 0.2 * math.sqrt(max(m, n)),
@@ -40,6 +42,10 @@ def _dtype(name: str) -> torch.dtype:
     found = getattr(torch, name, None)
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ValueError(f"unknown ns_dtype {name!r} (choose from float32, float64, bfloat16)")
+    if torch.finfo(found).max < torch.finfo(torch.bfloat16).max:
+        raise ValueError(
+            f"ns_dtype can't be {name}: squares of gradients leave its range (choose from float32, float64, bfloat16)"
+        )
     return found
 
 
@@ -114,8 +120,8 @@ class Muon(MatrixOptimizer):
         eps: lower bound of the norm in Newton-Schulz (default 1e-7).
         adjust_lr_fn: the factor s for an m x n matrix: "original" sqrt(max(1, m/n)) (default); "match_rms_adamw"
             0.2 sqrt(max(m, n)), so that AdamW's lr carries over; "spectral" sqrt(m/n); "none" 1.
-        ns_dtype: dtype of the iteration or its name (default None: bfloat16 where the hardware gains, else float32; float64 for
-            float64 parameters).
+        ns_dtype: dtype of the iteration or its name, but not float16, which squares of gradients leave (default None: bfloat16
+            where the hardware gains, else float32; float64 for float64 parameters).
         rest_lr, rest_betas, rest_eps, rest_weight_decay: AdamW's settings for the rest (3e-4, (0.9, 0.95), 1e-10, 0).
         options: see :class:`~thalweg.optim.EngineOptions`.
 

@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from thalweg.autodiff.closure import Closure
-from thalweg.autodiff.gauss_newton_bartlett import Likelihood, sampled_loss
-from thalweg.autodiff.hutchinson import hutchinson_diagonal
+from thalweg.autodiff.gauss_newton_bartlett import Likelihood, check_likelihood, sampled_loss
+from thalweg.autodiff.hutchinson import check_probes, hutchinson_diagonal
 from thalweg.autodiff.unchanged_buffers import unchanged_buffers
 from thalweg.optim.engine import ChainedOptimizer, elementwise
+from thalweg.optim.engine.hyperparameters import check_hyperparameter
 from thalweg.optim.engine.optimizer import Params
 from thalweg.optim.engine.random import stream_key
 from thalweg.optim.engine.sharding import local, sharding_of
@@ -75,6 +76,7 @@ class _Estimates:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"Invalid {name}: {value!r} (must be None or a whole number >= 1)")
+        check_hyperparameter("seed", self.seed)
 
 
 class Sophia(ChainedOptimizer):
@@ -94,8 +96,6 @@ class Sophia(ChainedOptimizer):
         estimates: _Estimates,
         **options: Any,
     ) -> None:
-        if not rho > 0:
-            raise ValueError(f"Invalid rho: {rho!r} (must be a number > 0)")
         self._estimates = estimates
         rule = sophia_direction(betas=betas, rho=rho, eps=eps)
         super().__init__(params, rule, lr=lr, weight_decay=weight_decay, **options)
@@ -290,6 +290,8 @@ class SophiaG(Sophia):
         seed: int = 0,
         **options: Any,
     ) -> None:
+        if likelihood is not None:
+            check_likelihood(likelihood)
         estimates = _Estimates(update_every, hessian_batch_size, seed, {"likelihood": likelihood})
         super().__init__(params, lr, betas, rho, weight_decay, eps, estimates, **options)
 
@@ -356,6 +358,7 @@ class SophiaH(Sophia):
         seed: int = 0,
         **options: Any,
     ) -> None:
+        check_probes(samples, probes)
         estimates = _Estimates(update_every, hessian_batch_size, seed, {"samples": samples, "probes": probes})
         super().__init__(params, lr, betas, rho, weight_decay, eps, estimates, **options)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,12 @@ def _number(value: Any) -> float:
 
 
 def _at_least_zero(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 and math.isfinite(value)
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return real and 0 <= float(value) < math.inf
+
+
+def _whole(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
+    return isinstance(value, numbers.Integral) and low <= int(value) <= high
 
 
 def _below_one(value: Any) -> bool:
@@ -46,23 +52,23 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "wd_ratio": (lambda v: 0 <= v <= 1, "in [0, 1]"),
     "dampening": (lambda v: 0 <= v <= 1, "in [0, 1]"),
     "max_norm": (lambda v: v > 0, "a number > 0"),
-    "rho": (_at_least_zero, "a number >= 0"),
+    "rho": (lambda v: _at_least_zero(v) and v > 0, "a number > 0"),
     "friction_scale": (_at_least_zero, "a number >= 0"),
     "accumulator": (_at_least_zero, "a number >= 0"),
     "initial_accumulator_value": (_at_least_zero, "a number >= 0"),
-    "ns_steps": (lambda v: isinstance(v, int) and 1 <= v < 100, "a whole number from 1 to 99"),
+    "ns_steps": (lambda v: _whole(v, 1, 99), "a whole number from 1 to 99"),
     "clamp_norm": (_bounds, "None or (low, high) with 0 <= low <= high"),
     "clamp_ratio": (_bounds, "None or (low, high) with 0 <= low <= high"),
     "norm_eps": (_at_least_zero, "a number >= 0"),
-    "seed": (lambda v: isinstance(v, int), "a whole number"),
+    "seed": (_whole, "a whole number"),
     "density": (lambda v: v is None or 0 <= v <= 1, "in [0, 1]"),
-    "update_every": (lambda v: isinstance(v, int) and v >= 1, "a whole number >= 1"),
+    "update_every": (lambda v: _whole(v, 1), "a whole number >= 1"),
     "scale": (_at_least_zero, "a number >= 0"),
     "residual_scale": (_at_least_zero, "a number >= 0"),
     "scaling": (lambda v: v in ("column", "matrix"), "column or matrix"),
     "norm_growth_limit": (lambda v: v is None or v >= 1, "None or a number >= 1"),
     "selection_norm": (lambda v: v in (1, 2), "1 or 2"),
-    "history": (lambda v: isinstance(v, int) and v >= 0, "a whole number >= 0"),
+    "history": (lambda v: _whole(v, 0), "a whole number >= 0"),
     "damping": (lambda v: _at_least_zero(v) and v > 0, "a number > 0"),
 }
 
@@ -95,14 +101,23 @@ def check_kind(default: Any, value: Any, label: str) -> None:
 
 def plain(value: Any) -> Any:
     """A hyper-parameter as plain values, which can be hashed and saved anywhere: one-element tensors become floats, lists
-    tuples, dtypes their names."""
+    tuples, dtypes their names, numbers of other packages (NumPy's) Python's own."""
     if isinstance(value, torch.Tensor):
         return float(value)
     if isinstance(value, list | tuple):
         return tuple(plain(v) for v in value)
     if isinstance(value, torch.dtype):
         return str(value).removeprefix("torch.")
-    return value
+    return own_number(value)
+
+
+def own_number(value: Any) -> Any:
+    """Numbers of other packages, alone or in a tuple or list, as Python's own, which can be saved anywhere; all else as it is."""
+    if isinstance(value, tuple | list):
+        return type(value)(map(own_number, value)) if type(value) in (tuple, list) else value
+    if type(value) in (int, float, bool, str) or not isinstance(value, numbers.Real):
+        return value
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
 def floats_like(default: Any, value: Any) -> Any:

@@ -13,6 +13,8 @@ from thalweg.linalg.autocast import autocast_off
 from thalweg.optim.engine.buckets import Bucket, plain
 from thalweg.optim.engine.compiling import Compiler, Program
 from thalweg.optim.engine.gradient_norm import gradient_norm
+from thalweg.optim.engine.hyperparameters import check_kind, own_number
+from thalweg.optim.engine.loading import loadable
 from thalweg.optim.engine.matrices import View, state_layout
 from thalweg.optim.engine.matrix_step import map_matrices, written_at_once
 from thalweg.optim.engine.passes import (
@@ -77,8 +79,12 @@ class _Settings:
         for name, choices in (("nonfinite", ("propagate", "skip", "raise")), ("decay", ("before", "after"))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"Invalid {name}: {getattr(self, name)!r} (choose from {', '.join(choices)})")
-        if self.state_dtype is not None and not self.state_dtype.is_floating_point:
-            raise ValueError(f"Invalid state_dtype: {self.state_dtype} (must be None or a floating-point dtype)")
+        check_kind(False, self.stochastic_rounding, "stochastic_rounding")
+        given = self.state_dtype
+        if given is not None and not (isinstance(given, torch.dtype) and given.is_floating_point):
+            raise ValueError(
+                f"Invalid state_dtype: {given!r} (must be None or a floating-point dtype, as torch.float32)"
+            )
 
 
 class ChainedOptimizer(torch.optim.Optimizer):
@@ -185,6 +191,7 @@ class ChainedOptimizer(torch.optim.Optimizer):
         group = self.param_groups[-1]
         for key in foreign:
             del group[key]  # another rule's, filled in as a default
+        group |= {key: own_number(value) for key, value in group.items() if key not in ("params", "param_names")}
         try:
             rule.check(group)
             for param in group["params"]:
@@ -373,14 +380,27 @@ class ChainedOptimizer(torch.optim.Optimizer):
         """As ``torch.optim.Optimizer.load_state_dict``, but state keeps the dtype it was saved in.
 
         (torch casts floating-point state to the parameter's dtype, which ruins float32 state of bfloat16 parameters.)
+
+        Raises:
+            ValueError: the state of an optimizer with other rules; then nothing has changed.
         """
         seen: list[dict[str, Any]] = []
-        handle = self.register_load_state_dict_pre_hook(lambda _, given: seen.append(given))
+
+        def look(_: Any, given: dict[str, Any]) -> dict[str, Any]:
+            seen.append(loadable(given, self.param_groups, self.rules, type(self).__name__))
+            return seen[0]
+
+        handle = self.register_load_state_dict_pre_hook(look)  # the last: it sees what the others make of the dict
         try:
             super().load_state_dict(state_dict)
         finally:
             handle.remove()
         saved = seen[0]
+        for group in self.param_groups:
+            if self._counts_steps(self.rule_of(group)):  # to round at random, say, where what was saved didn't
+                for param in group["params"]:
+                    if self.state.get(param):
+                        self.state[param].setdefault("step", 0)
         ids = [i for group in saved["param_groups"] for i in group["params"]]
         params = [p for group in self.param_groups for p in group["params"]]
         for i, param in zip(ids, params, strict=True):
@@ -402,8 +422,8 @@ class ChainedOptimizer(torch.optim.Optimizer):
         if "_compiler" not in self.__dict__:
             self._compiler = Compiler(self._settings.compile)
             self._kept = {}
-        for group in self.param_groups:  # a checkpoint may be older than a hyper-parameter
-            for key, value in self.rule_of(group).hypers.items():
+        for group in self.param_groups:  # a checkpoint may be older than a hyper-parameter, or from a class without
+            for key, value in {"maximize": False, "weight_decay": 0.0, **self.rule_of(group).hypers}.items():
                 group.setdefault(key, value)
 
     def __repr__(self) -> str:

@@ -230,6 +230,7 @@ class Chain:
         """Raise a :class:`ValueError` for the first hyper-parameter in a parameter group that is out of its range."""
         check_hyperparameter("lr", group["lr"])
         check_hyperparameter("weight_decay", group["weight_decay"])
+        check_kind(False, group["maximize"], "maximize")
         for transform in self.transforms:
             for name, default in transform.type.defaults.items():
                 label = transform.group_name(name)
