@@ -1,6 +1,7 @@
 import math
 
 import pytest
+import torch
 
 from thalweg.claims import opposing_signals as claim
 from thalweg.claims.engine.contract import Measurement
@@ -10,6 +11,9 @@ GOOD = {
     "toy: off": 0.04,
     "swing/descent": 2.0,
     **{f"swing/{name}": 0.5 for name in claim.RIVALS},
+    **{f"progress/{name}": 0.95 for name in claim.RIVALS},
+    "swing/averaged": 0.1,
+    "swing/RMSprop": 0.9,
     "found: cosine": -0.5,
     "found: correlation": -0.8,
     "large losses: cosine": 0.1,
@@ -36,6 +40,19 @@ def test_smoke_runs():
     assert claim.judge([found]).because
 
 
+def test_controls_decide_nothing():
+    assert verdict({"swing/averaged": 5.0, "swing/RMSprop": 5.0}).word == "reproduced"
+
+
+def test_averaged_steps_and_largest_changes():
+    weights, step = [torch.zeros(1)], claim._averaged(1.0)
+    for slope in (1.0, -1.0):
+        step(weights, (torch.tensor([slope]),))
+    assert weights[0].item() == pytest.approx(-0.1 - (0.09 - 0.1))
+    courses = [torch.arange(13.0), torch.tensor([0.0] * 12 + [5.0])]
+    assert claim._swings(courses) == ((10.0, 12.0), (1.0, 5.0))
+
+
 def test_all_that_is_asked_for():
     """The cell without planting and the one that diverged are left out."""
     found = verdict({})
@@ -51,7 +68,9 @@ def test_all_that_is_asked_for():
         ({"correlation/10/0.2": -0.4}, "not reproduced at this scale", "too weak"),
         ({"cosine/10/0.2": -0.2}, "not reproduced at this scale", "too weak"),
         ({"share/10/0.05": 0.2}, "not reproduced at this scale", "too weak"),
-        ({"swing/sign": 2.1}, "partly", "overshoot"),
+        ({"swing/sign": 2.1}, "partly", "opposed gradients cancel"),
+        ({"swing/sign": 2.1, "swing/averaged": 1.9}, "partly", "no average explains it"),
+        ({"swing/clipped": 2.1, "swing/averaged": 2.2, "swing/RMSprop": 3.0}, "partly", "no average explains it"),
         ({"found: cosine": -0.2}, "partly", "no such pair"),
         ({"large losses: cosine": -0.6}, "partly", "no such pair"),
         ({"edge/10/0.2": 1.0}, "not testable at this scale", ""),
