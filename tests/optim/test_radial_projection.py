@@ -109,7 +109,7 @@ def test_on_scale_invariant_weights_the_norm_grows_by_the_step_alone(cls) -> Non
 
 
 def on_the_sphere(optimizer_class, steps: int = 300, **settings) -> tuple[list[float], list[float]]:
-    """Squared norms of the weights, and of the updates p_t, on -cos(w, w*) in 5 dimensions, from a unit vector at 60.3 degrees to w*."""
+    """Squared norms of the weights and of the updates p_t on -cos(w, w*) in 5 dimensions, from a unit vector 60.3 degrees off w*."""
     angle = torch.tensor(60.3, dtype=torch.float64).deg2rad()
     turn = torch.linalg.qr(randoms(5, 5)).Q  # where it lies makes no difference
     target = turn[0]
