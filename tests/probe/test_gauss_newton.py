@@ -5,7 +5,7 @@ from torch import nn
 from torch.func import jacrev, vmap
 
 from thalweg.autodiff import FlatModel
-from thalweg.probe import full_hessian, gauss_newton_eigenvalues
+from thalweg.probe import empirical_ntk, full_hessian, gauss_newton_eigenvalues, gauss_newton_trace, sgd_stability
 
 
 def problem(examples=6, classes=3, hidden=5):
@@ -74,6 +74,87 @@ def test_the_model_is_left_as_it_was():
     assert torch.equal(first, gauss_newton_eigenvalues(net, (X, y)))
     assert all(m.training for m in net.modules()) and all(p.grad is None for p in net.parameters())
     assert all(torch.equal(v, state[k]) for k, v in net.state_dict().items())
+
+
+@pytest.mark.parametrize("loss", ["ce", "mse"])
+@pytest.mark.parametrize("examples", [3, 40])
+def test_the_trace_is_that_of_g_and_the_sum_of_its_eigenvalues(loss, examples):
+    net, X, y = problem(examples)
+    G = gauss_newton(net, X, loss)[0]
+    found = gauss_newton_trace(net, (X, y), loss, chunk=7)
+    assert found == pytest.approx(G.trace().item(), rel=1e-12)
+    assert found == pytest.approx(gauss_newton_eigenvalues(net, (X, y), loss).sum().item(), rel=1e-10)
+    batched = [(X[:2], y[:2]), (X[2:], y[2:])]
+    assert gauss_newton_trace(net, batched, loss) == pytest.approx(found, rel=1e-12)
+    assert gauss_newton_trace(net, (X, y), loss, params=["2.bias"]) == pytest.approx(G[-3:, -3:].trace().item())
+
+
+@pytest.mark.parametrize("loss", ["ce", "mse"])
+def test_random_signs_give_the_trace_on_average(loss):
+    net, X, y = problem(10)
+    exact = gauss_newton_trace(net, (X, y), loss)
+    draws = [
+        gauss_newton_trace(
+            net, (X, y), loss, method="hutchinson", probes=10, chunk=4, generator=torch.Generator().manual_seed(seed)
+        )
+        for seed in range(24)
+    ]
+    off = torch.tensor(draws) / exact - 1
+    error = off.std().item() / len(draws) ** 0.5
+    assert abs(off.mean().item()) < 4 * error < 0.2 and off.std().item() <= (2 / 10) ** 0.5
+
+
+def test_one_sign_of_one_output_is_exact_and_the_type_is_the_models_own():
+    """z = +-1 has no spread where the chunk has a single entry."""
+    torch.manual_seed(0)
+    net, X = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 1)), torch.randn(6, 4)
+    types = []
+    net[0].register_forward_hook(lambda module, inputs, output: types.append(output.dtype))
+    exact = gauss_newton_trace(net, (X, X), "mse")
+    assert set(types) == {torch.float64}
+    types.clear()
+    probed = gauss_newton_trace(net, (X, X), "mse", method="hutchinson", probes=1, chunk=1)
+    assert probed == pytest.approx(exact, rel=1e-5) and set(types) == {torch.float32}
+
+
+def test_where_outputs_fit_the_trace_is_the_hessians_and_that_of_sgds_stability():
+    torch.manual_seed(0)
+    net, X = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 1)).double(), torch.randn(6, 4).double()
+    y = net(X).detach()
+    found = gauss_newton_trace(net, (X, y), "mse")
+    H = full_hessian(net, lambda out, y: 0.5 * (out - y).square().mean(), (X, y))
+    assert found == pytest.approx(H.trace().item(), rel=1e-10)
+    assert found == pytest.approx(sgd_stability(empirical_ntk(net, X), 0.01).trace, rel=1e-10)
+    gradients = [torch.autograd.grad(net(x[None]).sum(), list(net.parameters())) for x in X]
+    assert found == pytest.approx(sum(g.square().sum().item() for row in gradients for g in row) / 6, rel=1e-12)
+
+
+def test_the_trace_leaves_the_model_as_it_was():
+    net, X, y = problem()
+    net.append(nn.Dropout(0.9)).train()
+    for method in ("exact", "hutchinson"):
+        assert gauss_newton_trace(net, (X, y), method=method, chunk=1, probes=200) == pytest.approx(
+            gauss_newton_trace(net, (X, y)), rel=0.2 if method == "hutchinson" else 0
+        )
+    assert all(m.training for m in net.modules()) and all(p.grad is None for p in net.parameters())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"loss": "l1"}, "loss must be 'ce' or 'mse'"),
+        ({"method": "lanczos"}, "method must be 'exact' or 'hutchinson', not 'lanczos'"),
+        ({"probes": 0}, "probes must be at least 1, not 0"),
+    ],
+)
+def test_bad_arguments_of_the_trace(given, message):
+    net, X, y = problem()
+    with pytest.raises(ValueError, match=message):
+        gauss_newton_trace(net, (X, y), **given)
+    with pytest.raises(ValueError, match="outputs must have shape"):
+        gauss_newton_trace(nn.Sequential(net, nn.Flatten(0)), (X, y))
+    with pytest.raises(ValueError, match="data holds no example"):
+        gauss_newton_trace(net, [])
 
 
 def test_bad_arguments():

@@ -6,7 +6,7 @@ from thalweg.probe.empirical_ntk import empirical_ntk
 from thalweg.probe.error_tail import log_gamma_cdf, log_quadratic_cdf
 from thalweg.probe.fine_tuned import fine_tuned
 from thalweg.probe.fourier_purity import FourierPurity, fourier_purity
-from thalweg.probe.gauss_newton import gauss_newton_eigenvalues
+from thalweg.probe.gauss_newton import gauss_newton_eigenvalues, gauss_newton_trace
 from thalweg.probe.grokking_times import GrokkingTimes, grokking_times
 from thalweg.probe.hessian_spectrum import (
     count_outliers,
@@ -71,6 +71,7 @@ __all__ = [
     "fourier_purity",
     "full_hessian",
     "gauss_newton_eigenvalues",
+    "gauss_newton_trace",
     "gradient_coherence",
     "grokking_times",
     "hessian_eigenvalues",
