@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from thalweg.claims import hessian_overparam_spectrum as claim
 from thalweg.claims.engine.contract import Measurement
@@ -6,6 +7,7 @@ from thalweg.claims.engine.contract import Measurement
 GOOD = {
     **{f"outliers/{k}": float(k) for k in (2, 4, 6, 10)},
     **{f"mean of top/{h}": 0.2 for h in (10, 20, 60, 120)},
+    **{f"factor outside: mean of top/{h}": 0.2 for h in (10, 20, 60, 120)},
     **{f"near zero/{h}": h / 200 for h in (10, 20, 60, 120)},
     "top/0.25": 0.75,
     "top/1": 0.28,
@@ -26,6 +28,19 @@ def test_smoke_runs():
     assert claim.judge([found]).because
 
 
+def test_the_factor_outside_changes_nothing_at_the_start_and_halves_the_pull():
+    """At 80 units the factor is a half: the same outputs, and half the gradient by the readout's weights."""
+    torch.manual_seed(0)
+    x = torch.randn(5, claim.DIM, dtype=torch.float64)
+    usual, other = claim._network(claim.DIM, 80, 3, 7), claim._FactorOutside(claim.DIM, 80, 3, 7)
+    assert torch.allclose(usual(x), other(x))
+    (slope,), (halved,) = (
+        torch.autograd.grad(net(x).square().sum(), [weight])
+        for net, weight in ((usual, usual[2].weight), (other, other.weight))
+    )
+    assert torch.allclose(halved, slope / 2)
+
+
 def test_all_that_is_asked_for():
     assert verdict({}).word == "reproduced"
     assert verdict({"outliers/4": 3.0}).word == "reproduced"
@@ -36,9 +51,11 @@ def test_all_that_is_asked_for():
     ("changes", "reason"),
     [
         ({"outliers/4": 2.0, "outliers/10": 11.0}, "no gap"),
-        ({"mean of top/120": 0.28}, "grow with the width"),
-        ({"mean of top/120": 0.12}, "grow with the width"),
-        ({"near zero/120": 0.1}, "grow with the width"),
+        ({"mean of top/120": 0.28}, "the parametrization decides"),
+        ({"mean of top/120": 0.12}, "the parametrization decides"),
+        ({"mean of top/120": 0.28, "factor outside: mean of top/120": 0.1}, "the parametrization decides"),
+        ({"mean of top/120": 0.28, "factor outside: mean of top/120": 0.28}, "in both"),
+        ({"near zero/120": 0.1}, "share near zero doesn't grow"),
         ({"top/0.25": 0.5}, "too little"),
         ({"barrier / loss at the start": 0.1}, "different valleys"),
     ],
