@@ -4,6 +4,6 @@ Beside it: :func:`thalweg.catalog.status.status`, how far a paper has come, and 
 """
 
 from thalweg.catalog.load import CatalogError, lookup, papers
-from thalweg.catalog.paper import SEAMS, Paper
+from thalweg.catalog.paper import SEAMS, Finding, Paper
 
-__all__ = ["SEAMS", "CatalogError", "Paper", "lookup", "papers"]
+__all__ = ["SEAMS", "CatalogError", "Finding", "Paper", "lookup", "papers"]
