@@ -48,7 +48,7 @@ class Bucket:
         self.grids = [_grid(p, q, self.sharding) for p, q in zip(params, self.locals, strict=True)]
         self.notes: dict[Any, Any] = {}
         self._names = (*names, *matrix_names)
-        self._tensors = [[state[key] for key in self._names] for state in states]
+        self._tensors = self._state_tensors()
         self._marks = _marks(params)
         self._plain = self.sharding is None and all(p is q for p, q in zip(params, self.locals, strict=True))
 
@@ -58,7 +58,11 @@ class Bucket:
             return False
         if not _same(list(map(states.get, params)), self.states):
             return False
-        return all(_same([s[k] for k in self._names], own) for s, own in zip(self.states, self._tensors, strict=True))
+        return _same(self._state_tensors(), self._tensors)
+
+    def _state_tensors(self) -> list[Any]:
+        names = self._names
+        return [state[name] for state in self.states for name in names]
 
 
 def plain(tensor: Tensor) -> Tensor:
