@@ -29,6 +29,8 @@ def made(seed, **changes):
             f"alignment later/{name}": 0.06 + 0.001 * seed,
             f"over linear/{name}": 0.5 + 0.12 * i,
         }
+    for name, fitted, general in (("eps 0.05", 100.0, 700.0), ("1", 40.0, 400.0), ("eps 0.2", 30.0, 300.0)):
+        numbers |= {f"fitted/{name}": fitted, f"general/{name}": general}
     numbers |= {"gap/0.5, half": 4.1, "gap/1, half": 6.2, "gap/eps 0.05": 5.0, "gap/eps 0.2": 7.0}
     return numbers | {name.replace("__", "/"): value for name, value in changes.items()}
 
@@ -103,6 +105,10 @@ def test_all_that_is_asked_for():
         ({"alignment later/4": 0.05}, "alignment"),
         ({"norm/0.5": 0.9}, "weights shrink"),
         ({"gap/1, half": 7.0}, "step size"),
+        ({"general/eps 0.05": 450.0}, "curvature"),
+        ({"general/eps 0.2": 400.0}, "curvature"),
+        ({"general/eps 0.2": math.inf}, "curvature"),
+        ({"general/eps 0.05": math.inf, "general/1": math.inf}, "curvature"),
     ],
 )
 def test_partly(bad, why):
@@ -122,6 +128,11 @@ def test_partly(bad, why):
 def test_not_reproduced(bad, why):
     verdict = judged(bad)
     assert verdict.word == "not reproduced at this scale" and why in verdict.because
+
+
+def test_more_delay_than_can_be_counted_is_more():
+    assert judged({"general/eps 0.05": math.inf}).word == "reproduced"
+    assert "600, 360, 270 steps (ever fewer)" in judged().because
 
 
 def test_training_data_must_be_fitted():

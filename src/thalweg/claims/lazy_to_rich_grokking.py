@@ -1,7 +1,7 @@
 """A network that starts lazily fits its training data long before it generalizes, with no weight decay.
 
-The claim of arXiv:2310.06110 on its polynomial regression: a larger output scale makes the start lazier and the delay longer; the
-linearized network never generalizes.
+The claim of arXiv:2310.06110 on its polynomial regression: a larger output scale makes the start lazier and the delay longer, less
+curvature makes it longer, too; the linearized network never generalizes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RULE = """\
 0.1, full-batch descent with the step size 10 N / alpha^2 and no weight decay, output scales alpha of 0.5, 1, 2, 4. G is the step at
 which the test loss first is 0.075 (a tenth of the mean square) over that at which the training loss is; where the test loss isn't
 by the end (8000 steps), the number of steps stands for it, so that G is a lower bound. At gpu scale these are the paper's 550
-examples, 100 inputs and 500 units, and 40000 steps. Five things must hold.
+examples, 100 inputs and 500 units, and 40000 steps. Six things must hold.
 1. Delay: the seeds' mean of G grows with alpha, and at 4 is at least twice that at 0.5.
 2. Linearized network (the closed form of the same descent with the first tangent kernel): when it has fitted to 0.075, and in the
    limit of kernel regression, its test loss is at least three times the trained one's at the end, at every alpha in every seed.
@@ -38,16 +38,26 @@ examples, 100 inputs and 500 units, and 40000 steps. Five things must hold.
 4. Features: the centred alignment of the tangent kernel with the targets rises from the time of fitting to that of generalizing
    (or the end) at every alpha (95% paired interval), and the weights' norm grows in every run.
 5. It isn't the step size: at alpha 0.5 and 1 half the step size gives the same G within 10%, in the seeds' mean.
+6. Curvature: at alpha 1 the number of steps from fitting to generalizing, which is what the authors' own sweep over alpha and
+   curvature counts, grows from each of the curvatures 0.2, 0.1, 0.05 to the next, in the seeds' mean; never to generalize is
+   infinitely many.
 And the code must be right: the test loss on 2000 examples is within 10% of the closed form from the weights' moments in the median
 over all times (that many squares scatter by about 4%).
 Reproduced: all. Partly: 1 and 2. Not reproduced: otherwise. In pilots on other seeds G was 4 to 38, and the linearized network's test
-loss 7 times the trained one's at alpha 4. Shown, but deciding nothing: curvature 0.05 and 0.2 at alpha 1 (the paper expects a longer
-delay from less curvature; in pilots it was shorter).
-In a pilot the test loss at the time of fitting was 0.92 of the linearized network's at alpha 64, hence 256 in part 3."""
+loss 7 times the trained one's at alpha 4. In a pilot the test loss at the time of fitting was 0.92 of the linearized network's at
+alpha 64, hence 256 in part 3.
+Second version. The first one, "reproduced" on seeds 11 to 15, measured curvature by G, let it decide nothing and left open why G did
+the opposite of what the paper says: 6.1, 7.9 and 13.1 at curvature 0.05, 0.1 and 0.2. It's the measure. Counted in steps, as the
+authors do, the delay on these seeds was 697, 429 and 344 in the mean, and in every seed fell as they say; so part 6 was written
+knowing that it held, and all seeds are new. But fitting slows down yet more when curvature falls, hence G. And G tells laziness, not
+alignment: to fit, the weights' second moment must move by the target's over alpha x curvature, so that G should depend on this product
+alone. It did: 6.1 at both 0.5 x 0.1 and 1 x 0.05, 12.9 and 13.1 at 2 x 0.1 and 1 x 0.2. The first kernel's alignment hardly changes
+at these curvatures (0.019 to 0.020 from 0.02 to 0.2 in a trial). So less curvature makes all of training longer, but the start neither
+lazier nor less aligned; both measures are in the verdict. Runs with other curvature or step size now last 4000 steps, not 2500."""
 
 SCALES = {
     "smoke": Scale(seeds=(0,), seconds=3),
-    "cpu": Scale(seeds=(11, 12, 13, 14, 15), seconds=150),
+    "cpu": Scale(seeds=(41, 42, 43, 44, 45), seconds=160),
     "gpu": Scale(seeds=tuple(range(21, 31)), seconds=800),
 }
 
@@ -55,7 +65,20 @@ _STEPS, _TEST = "gradient steps", "mean squared error, test"
 PANELS = (
     Panel("delay", "Fitting and generalizing at alpha 1", _STEPS, "mean squared error", log="xy"),
     Panel("scale", "Lazier starts generalize later", _STEPS, _TEST, log="xy"),
-    Panel("gap", "The delay", "output scale alpha", "steps to generalize / to fit", log="xy"),
+    Panel(
+        "gap",
+        "The delay as a ratio goes with alpha x curvature",
+        "alpha x curvature / 0.1",
+        "steps to generalize / to fit",
+        log="xy",
+    ),
+    Panel(
+        "curvature",
+        "The delay in steps grows as curvature falls",
+        "curvature, at alpha 1",
+        "steps from fitting to generalizing",
+        log="xy",
+    ),
     Panel("aligned", "The kernel turns to the targets", _STEPS, "alignment with the targets", log="x"),
     Panel("parts", "Parts of the test loss at alpha 1", _STEPS, "mean squared error", log="xy"),
 )
@@ -79,7 +102,7 @@ class Size:
 
 SIZES = {
     "smoke": Size(10, 45, 60, 800, 250, 3.0),
-    "cpu": Size(50, 275, 200, 8000, 2500, 10.0),
+    "cpu": Size(50, 275, 200, 8000, 4000, 10.0),
     "gpu": Size(100, 550, 500, 40_000, 10_000, 10.0),
 }
 """At gpu scale the paper's own network and data, and steps enough for the laziest of the compared starts to generalize, too."""
@@ -170,6 +193,12 @@ def judge(measurements: list[Measurement]) -> Verdict:
     ]
     grown = min(n[f"norm/{name}"] for n in seeds for name in names)
     halves = [mean(f"gap/{name}, half") / mean(f"gap/{name}") for name in ("0.5", "1")]
+    delays = [
+        statistics.mean(n[f"general/{name}"] - n[f"fitted/{name}"] for n in seeds)
+        for name in ("eps 0.05", "1", "eps 0.2")
+    ]
+    ratios = [mean("gap/eps 0.05"), gaps[1], mean("gap/eps 0.2")]
+    turned = "grow instead" if all(a < b for a, b in itertools.pairwise(ratios)) else "don't grow"
     off = statistics.median(n["off theory"] for n in seeds)
     holds = {
         "the delay doesn't grow with the scale": all(a < b for a, b in itertools.pairwise(gaps))
@@ -179,6 +208,7 @@ def judge(measurements: list[Measurement]) -> Verdict:
         and all(a > b for a, b in itertools.pairwise(distances)),
         "the kernel's alignment is no sign of generalizing here, or the weights shrink": all(rises) and grown > 1,
         "the delay depends on the step size": all(abs(share - 1) <= 0.1 for share in halves),
+        "curvature doesn't shorten the delay": all(a > b for a, b in itertools.pairwise(delays)),
         "an error in the code": off <= 0.1,
     }
     because = (
@@ -187,8 +217,10 @@ def judge(measurements: list[Measurement]) -> Verdict:
         f"{times:.1f} times the trained one's test loss (3); test loss when fitted over the linearized one's: "
         f"{', '.join(f'{share:.2f}' for share in near)} at alpha up to 256 (ever nearer to 1, at last within 10%); alignment rises at "
         f"{sum(rises)} of {len(rises)} scales; weights grow to {grown:.3f} times at least; half the step size: "
-        f"{halves[0]:.2f} and {halves[1]:.2f} of the delay (within 10%); {off:.1%} from the closed form (10%). Curvature 0.05, "
-        f"0.1, 0.2 at alpha 1: {mean('gap/eps 0.05'):.1f}, {gaps[1]:.1f}, {mean('gap/eps 0.2'):.1f}."
+        f"{halves[0]:.2f} and {halves[1]:.2f} of the delay (within 10%); {off:.1%} from the closed form (10%). From fitting to "
+        f"generalizing at alpha 1 and curvature 0.05, 0.1, 0.2: {', '.join(f'{delay:.0f}' for delay in delays)} steps (ever fewer). "
+        f"As ratios these delays {turned}: {', '.join(f'{ratio:.1f}' for ratio in ratios)}, beside {gaps[0]:.1f} and {gaps[2]:.1f} "
+        f"at curvature 0.1 with as large products of alpha and curvature as the first and the last."
     )
     if all(holds.values()):
         return Verdict("reproduced", because)
@@ -297,7 +329,11 @@ def _curves(
         for k, name in ((1, "mean error"), (2, "linear part"), (3, "misalignment"))
     ]
     curves.append(line("parts", "test", one.test))
-    curves.append(Curve("gap", "step size 10 N / alpha^2", ALPHAS, tuple(numbers[f"gap/{a:g}"] for a in ALPHAS)))
+    curves.append(Curve("gap", "alpha 0.5 to 4 at curvature 0.1", ALPHAS, tuple(numbers[f"gap/{a:g}"] for a in ALPHAS)))
     half = tuple(numbers[f"gap/{name}, half"] for name in ("0.5", "1"))
-    curves.append(Curve("gap", "half of it", (0.5, 1.0), half, "control"))
+    curves.append(Curve("gap", "half the step size", (0.5, 1.0), half, "control"))
+    others = tuple(numbers[f"gap/{name}"] for name in ("eps 0.05", "1", "eps 0.2"))
+    curves.append(Curve("gap", "curvature 0.05, 0.1, 0.2 at alpha 1", (0.5, 1.0, 2.0), others))
+    steps = tuple(numbers[f"general/{name}"] - numbers[f"fitted/{name}"] for name in ("eps 0.05", "1", "eps 0.2"))
+    curves.append(Curve("curvature", "alpha 1", (0.05, EPS, 0.2), steps))
     return curves
