@@ -97,6 +97,7 @@ def test_names_lead_where_they_are_told() -> None:
 
 def test_stress_and_signs_that_are_no_markup() -> None:
     assert inline("not *this* but 2 * 3 * 4 and **options") == "not <em>this</em> but 2 * 3 * 4 and **options"
+    assert inline("the **mean** loss, f(**a) and g(**b)") == "the <strong>mean</strong> loss, f(**a) and g(**b)"
     assert inline(r"where \|c\| is large") == "where |c| is large"
 
 

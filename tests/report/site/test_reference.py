@@ -73,6 +73,12 @@ def test_links_resolve_and_every_page_is_reached(out: Path) -> None:
     assert {page.name for page in (out / "api").glob("*.html")} <= reached
 
 
+def test_the_index_begins_with_the_main_modules(out: Path) -> None:
+    text = (out / "api" / "index.html").read_text(encoding="utf-8")
+    assert 'href="#thalweg.linalg"' in text and 'href="#thalweg.linalg.polar"' not in text
+    assert 'id="thalweg.linalg.polar"' in text and 'href="thalweg.linalg.polar.html"' in text
+
+
 def test_papers_and_names_link_to_each_other(out: Path) -> None:
     paper = (out / "papers" / "adabelief.html").read_text(encoding="utf-8")
     assert 'href="../api/thalweg.optim.AdaBelief.html"' in paper and 'href="../api/index.html"' in paper

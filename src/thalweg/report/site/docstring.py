@@ -23,6 +23,7 @@ _NAMED = ("Args", "Attributes", "Raises", "Warns")
 
 _INLINE = re.compile(
     r"``(?P<code>.+?)``|:(?P<role>[\w:]+):`(?P<target>[^`]+)`|\barXiv:(?P<arxiv>\d{4}\.\d{4,5})|`(?P<plain>[^`]+)`"
+    r"|(?<![\w*])\*\*(?P<strong>[^\s*](?:[^*]*[^\s*])?)\*\*(?![\w*])"
     r"|(?<![\w*])\*(?P<stress>[^\s*](?:[^*]*[^\s*])?)\*(?![\w*])"
 )
 
@@ -100,6 +101,8 @@ def _marked(match: re.Match[str], link: Link) -> Markup:
         return Markup("<code>{}</code>").format(shown)
     if match["arxiv"]:
         return Markup('<a href="https://arxiv.org/abs/{0}" rel="noreferrer">arXiv:{0}</a>').format(match["arxiv"])
+    if match["strong"]:
+        return Markup("<strong>{}</strong>").format(match["strong"])
     if match["stress"]:
         return Markup("<em>{}</em>").format(match["stress"])
     return Markup("<code>{}</code>").format(match["code"] or match["plain"])

@@ -187,7 +187,7 @@ def write(page: Callable[..., None], listed: Sequence[Entry]) -> None:
         listed: the reading list.
     """
     reference = Reference(listed)
-    page(f"{FOLDER}/index.html", "api_index.html", modules=reference.modules, seams_only=SEAMS)
+    page(f"{FOLDER}/index.html", "api_index.html", modules=reference.modules, inner=THEORY + PROBLEMS)
     for module in reference.modules:
         page(f"{FOLDER}/{module.path}.html", "api_module.html", module=module)
     public = {module.path for module in reference.modules}
