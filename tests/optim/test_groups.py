@@ -108,10 +108,10 @@ class Names(nn.Module):
 
 def test_excluded_words_begin_a_word() -> None:
     found = {name.removesuffix(".weight") for name in hidden_matrices(Names())}
-    assert found == {"multihead_attn", "overhead", "proj"}
+    assert found == {"multihead_attn", "overhead", "proj", "last"}
     mine = hidden_matrices(Names(), exclude=("proj.weight", "over"))
-    assert "proj.weight" not in mine and "overhead.weight" not in mine and "heads.weight" in mine
-    assert len(hidden_matrices(Names(), exclude=())) == 6
+    assert "proj.weight" not in mine and "overhead.weight" not in mine and "Word_Embeddings.weight" in mine
+    assert len(hidden_matrices(Names(), exclude=())) == 5  # the two heads have their names
 
 
 class Tied(nn.Module):
@@ -131,3 +131,10 @@ def test_a_tied_head_does_not_cost_the_last_hidden_matrix(embedding_first: bool)
     assert hidden_matrices(model) == {"body.weight"}
     rules = {n: g["rule"] for g in Muon(model).param_groups for n in g["param_names"]}
     assert rules["body.weight"] == "muon" and set(rules.values()) == {"muon", "adamw"}
+
+
+def test_a_warning_where_no_hidden_matrix_is_left() -> None:
+    model = nn.ModuleDict({"embed": nn.Embedding(5, 4), "classifier": nn.Linear(4, 2)})
+    with pytest.warns(UserWarning, match="^no hidden matrix in ModuleDict: all matrices count as embeddings or heads"):
+        optimizer = Muon(model)
+    assert {group["rule"] for group in optimizer.param_groups} == {"adamw"}

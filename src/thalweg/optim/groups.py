@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
+
+from thalweg.optim.heads import output_heads
 
 
 def param_groups_weight_decay(
@@ -91,9 +94,10 @@ def param_groups_layer_decay(
 def hidden_matrices(model: nn.Module, exclude: tuple[str, ...] = ("embed", "head")) -> set[str]:
     """Names of the weight matrices between input embedding and output head, for rules that treat matrices as matrices.
 
-    Left out: parameters below two dimensions, embeddings, the last matrix of the model (its head) if there is more than one, what
-    is tied to either, and names with a word that begins like one of ``exclude`` ("head" excludes ``lm_head``, but not
-    ``multihead_attn``).
+    Left out: parameters below two dimensions; embeddings; the heads, told by names such as ``classifier`` at the top of the model, and
+    otherwise the last matrix in the order of definition, unless it surely is a block's (see
+    :func:`thalweg.optim.heads.output_heads`); what is tied to either; and names with a word that begins like one of ``exclude``
+    ("head" excludes ``lm_head``, but not ``multihead_attn``). A warning is given where this leaves none of several matrices.
 
     Example:
         >>> from thalweg.optim import hidden_matrices
@@ -101,25 +105,18 @@ def hidden_matrices(model: nn.Module, exclude: tuple[str, ...] = ("embed", "head
         >>> sorted(hidden_matrices(model))
         ['1.weight']
     """
-    embeddings = {
-        id(p)
-        for m in model.modules()
-        if isinstance(m, nn.Embedding | nn.EmbeddingBag)
-        for p in m.parameters(recurse=False)
-    }
-    matrices = [(name, p) for name, p in model.named_parameters() if p.ndim >= 2 and id(p) not in embeddings]
-    if len(matrices) > 1 and _head_is_own(model):
-        matrices = matrices[:-1]
+    tables = [m for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)]
+    others = {id(p) for m in tables for p in m.parameters(recurse=False)} | {id(p) for p in output_heads(model)}
     begins = re.compile("|".join(rf"(?<![a-z0-9]){re.escape(word.lower())}" for word in exclude) or "(?!)")
-    return {name for name, _ in matrices if not begins.search(name.lower())}
-
-
-def _head_is_own(model: nn.Module) -> bool:
-    """Whether the last linear map in the model has a weight of its own, not one tied to an embedding."""
-    named = dict(model.named_parameters(remove_duplicate=False))
-    unique = dict(model.named_parameters())
-    last = next((name for name in reversed(named) if named[name].ndim >= 2), None)
-    return last in unique
+    matrices = [(name, p) for name, p in model.named_parameters() if p.ndim >= 2]
+    hidden = {name for name, p in matrices if id(p) not in others and not begins.search(name.lower())}
+    if matrices and not hidden:
+        warnings.warn(
+            f"no hidden matrix in {type(model).__name__}: all matrices count as embeddings or heads, which AdamW takes; "
+            "give parameter groups with a rule of their own to change that",
+            stacklevel=2,
+        )
+    return hidden
 
 
 def _block_list(names: list[str]) -> tuple[str, int]:

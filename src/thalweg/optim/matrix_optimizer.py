@@ -58,8 +58,8 @@ def muon_groups(
     parameters, as that of :class:`thalweg.nn.StackedExperts` does. They get groups with ``batched=True``.
 
     Args:
-        model: embeddings (``nn.Embedding`` and ``nn.EmbeddingBag``), the last matrix in the model (the output head) and what is tied
-            to either are left to AdamW.
+        model: embeddings (``nn.Embedding`` and ``nn.EmbeddingBag``), the output heads (:func:`~thalweg.optim.hidden_matrices` says
+            how they are told) and what is tied to either are left to AdamW.
         exclude: beginnings of words in names that also are.
         split: fused matrices by a pattern that is searched in their names, and the number of equal parts, one on top of the other,
             that each is made of: ``{"qkv": 3, "in_proj_weight": 3}``. The parts are treated as matrices of their own. Where parts

@@ -115,7 +115,8 @@ def subspace_groups(model: nn.Module, exclude: tuple[str, ...] = ("embed", "head
     """Parameter groups that give a subspace to the hidden matrices and AdamW to the rest.
 
     Args:
-        model: embeddings, the last matrix in the model (the output head) and what is tied to either are left to AdamW.
+        model: embeddings, the output heads (:func:`~thalweg.optim.hidden_matrices` says how they are told) and what is tied to either
+            are left to AdamW.
         exclude: beginnings of words in names that also are.
 
     Returns:
