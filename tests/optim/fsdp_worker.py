@@ -15,9 +15,14 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from thalweg.autodiff import Closure
 from thalweg.optim import (
+    SAM,
     Chained,
     ChainedOptimizer,
+    SophiaG,
+    SophiaH,
+    TargetSurrogate,
     cosh_damping,
     create,
     gradient_noise,
@@ -29,7 +34,7 @@ from thalweg.optim import (
 )
 from thalweg.optim.engine import owners
 
-STEPS = 20
+STEPS = 12
 
 
 def build() -> nn.Module:
@@ -78,17 +83,20 @@ def optimizer_for(name: str, model: nn.Module) -> torch.optim.Optimizer:
     if name == "noisy_lion":
         return Chained(model, gradient_noise(eta=1e-3) >> lion_direction(), lr=1e-3, weight_decay=0.1)
     settings = {"weight_decay": 0.1} if name != "lars" else {}
-    if name == "muon":
-        settings["ns_dtype"] = torch.float64  # rounding of bfloat16 would hide what is compared
-    if name in ("fira", "frugal", "dct_adamw", "natural_galore"):
+    if name in ("fira", "frugal", "galore", "dct_adamw", "natural_galore"):
         settings["update_every"] = 6
-    if name in ("fira", "dct_adamw", "natural_galore"):
+    if name in ("fira", "galore", "dct_adamw", "natural_galore", "trion"):
         settings["rank"] = 2
+    if name in ("muon", "normuon", "trion", "hybrid_auon"):
+        settings["ns_dtype"] = torch.float64  # rounding of bfloat16 would hide what is compared
     if name == "lion_k":
         settings |= {"kernel": "topk", "k": 3}  # whole tensors, vectors among them
     if name == "adamp":
         settings["delta"] = 2.0  # so that each view passes now and then
-    return create(name, model, lr=1e-2 if name != "lion" else 1e-3, **settings)
+    if name == "sso":
+        settings |= {"inner": "gd", "inner_lr": 0.1, "inner_steps": 2}  # each is a pass through the model
+    rates = {"lion": 1e-3, "sophia": 1e-4, "sophia_h": 1e-3}  # signs, or nearly: large steps from small differences
+    return create(name, model, lr=rates.get(name, 1e-2), **settings)
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, first: int, last: int) -> None:
@@ -96,9 +104,22 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, first: int, last: 
         x, y = batch(step)
         if dist.is_initialized():
             x, y = x.chunk(dist.get_world_size())[dist.get_rank()], y.chunk(dist.get_world_size())[dist.get_rank()]
-        nn.functional.cross_entropy(model(x), y).backward()
+        count = dist.get_world_size() if dist.is_initialized() else 1
+        closure = Closure(model, nn.functional.cross_entropy, x, y, zero_grad=optimizer.zero_grad, num_processes=count)
+        if isinstance(optimizer, (SAM, TargetSurrogate)):
+            optimizer.step(closure)
+            continue
+        closure()
+        if isinstance(optimizer, SophiaG) and step % 5 == 0:  # labels of its own would be other ones on each process
+            optimizer.update_hessian(len(x) * count)
+        if (
+            isinstance(optimizer, SophiaH) and step % 5 == 0
+        ):  # its own estimate needs second derivatives, which FSDP2 doesn't pass on
+            optimizer.set_hessian_estimate(
+                [p.grad.abs() + 1 for group in optimizer.param_groups for p in group["params"]]
+            )
         optimizer.step()
-        optimizer.zero_grad()
+    optimizer.zero_grad()
 
 
 def look(name: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, object]:

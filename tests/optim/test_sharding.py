@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from thalweg.optim import list_optimizers
+
 WORKER = Path(__file__).with_name("fsdp_worker.py")
 spec = importlib.util.spec_from_file_location("fsdp_worker", WORKER)
 assert spec is not None and spec.loader is not None
@@ -17,7 +19,7 @@ fsdp_worker = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(fsdp_worker)
 
 
-RULES = ("adamp", "adamw", "fira", "lamb", "lars", "lion_k", "muon", "noisy_lion")
+RULES = (*list_optimizers(), "noisy_lion")
 KEPT = ("adamw", "remembered")
 
 
