@@ -120,8 +120,19 @@ def test_the_earlier_checkpoint_gives_the_reason():
     late = {"context_r": 0.01, "context_c": 0.01}
     assert "hardly depends on the order" in claim.judge([measured(**late, early_c=0.2)]).because
     verdict = claim.judge([measured(**late), measured(context_r=0.03, context_c=0.01)])
-    assert "changes 50 times within a run" in verdict.because and "60% are recalled" in verdict.because
+    assert verdict.word == "partly" and "isn't it" in verdict.because
     assert "by seed 1.0, 3.0 and 1.0, 1.0" in verdict.because
+
+
+def test_when_order_matters_is_told_with_any_word():
+    verdict = claim.judge([measured()])
+    assert verdict.word == "reproduced" and "changes 50 (retrieval) and 50 (conflict) times" in verdict.because
+    assert "which recalls 60%, order matters 2.00 (retrieval) and 2.00 (conflict) times" in verdict.because
+
+
+def test_gaps_about_the_limit_are_told_by_seed():
+    verdict = claim.judge([measured(shared=0.75), measured(shared=0.69)])
+    assert verdict.word == "partly" and "0.05 to 0.11 (retrieval)" in verdict.because
 
 
 @pytest.mark.parametrize(("moved", "said"), [(0.44, "not 0.1 more"), (0.46, "so more")])
