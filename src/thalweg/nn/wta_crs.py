@@ -91,7 +91,9 @@ class WTACRSLinear(nn.Linear):
     Memory falls only if nothing else holds the input: what follows a normalization layer qualifies, what follows a ReLU does
     not, which stores its output too. Activations, normalizations, dropout and attention keep what they keep: with all linear
     layers of a 6-layer sentence encoder at 0.3, autograd held 88 MB in the place of 110. ``saved_tensors_hooks`` tell for a
-    model.
+    model, and :func:`thalweg.probe.peak_memory` what a training step comes to. By the allocator (float32, 2048 rows of 256, on the
+    CPU: ``benchmarks/wta_crs_memory.py``) 8 normalized linear layers take 42.1 MB, 30.4 at 0.3 and 27.0 at 0.1; a 6-layer encoder
+    with its feed-forward layers converted 349.4 MB, 309.2 and 298.2.
 
     Layers that get the very same tensor one after the other, as queries, keys and values do, share one selection, drawn with the
     settings of the first; gradient norms are then those of all their outputs together. (Compiled, each draws its own.) Draws come

@@ -33,6 +33,7 @@ from thalweg.probe.lion_k import constraint_violation, kkt_residual, lyapunov
 from thalweg.probe.m_coherence import Coherence, GradientCoherence, gradient_coherence
 from thalweg.probe.mode_strengths import mode_strengths
 from thalweg.probe.opposing_groups import Opposition, alternation, find_opposing_groups, opposition
+from thalweg.probe.peak_memory import peak_memory
 from thalweg.probe.prediction_overlap import (
     OrderSensitivity,
     label_agreement,
@@ -92,6 +93,7 @@ __all__ = [
     "opposition",
     "order_sensitivity",
     "overlap_cosine",
+    "peak_memory",
     "rbf_kernel",
     "read_off_preconditioner",
     "regret_bound",
