@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from thalweg.optim import SGD, AdamW, Chained, gradient_noise, lion_direction, momentum
+from thalweg.optim import SGD, AdamW, Chained, Frugal, gradient_noise, lion_direction, momentum
 from thalweg.optim.gradient_noise import noise_scale
 
 N = 1_000_000
@@ -133,4 +133,30 @@ def test_a_net_of_zeros_only_moves_with_noise(noisy: bool) -> None:
 
 def test_names_in_the_groups_are_its_own() -> None:
     group = AdamW([nn.Parameter(torch.ones(1))], before=gradient_noise(eta=0.3, gamma=0.5, seed=4)).param_groups[0]
-    assert (group["noise_eta"], group["noise_gamma"], group["seed"]) == (0.3, 0.5, 4)
+    assert (group["noise_eta"], group["noise_gamma"], group["noise_seed"]) == (0.3, 0.5, 4)
+
+
+def test_a_seed_beside_the_rules_own(same) -> None:
+    """Both draw as they do alone."""
+    params = [nn.Parameter(torch.zeros(6, 8)) for _ in range(2)]
+    settings = {"lr": 0.1, "density": 0.5, "projection": "columns", "seed": 0}
+    noise = gradient_noise(eta=1.0, seed=3)
+    noisy = Frugal(params[:1], before=noise, **settings)
+    assert noisy.param_groups[0]["noise_seed"] == 3 and noisy.param_groups[0]["seed"] == 0
+    params[0].grad = torch.zeros(6, 8)
+    noisy.step()
+    drawn = nn.Parameter(torch.zeros(6, 8))
+    drawn.grad = torch.zeros(6, 8)
+    Chained([drawn], noise, lr=1.0).step()
+    params[1].grad = -drawn.detach()
+    Frugal(params[1:], **settings).step()
+    assert same(params[:1], params[1:])
+
+
+def test_a_state_saved_when_the_seed_had_no_name_of_its_own() -> None:
+    params = [nn.Parameter(torch.zeros(3))]
+    saved = AdamW(params, before=gradient_noise(seed=4)).state_dict()
+    saved["param_groups"][0]["seed"] = saved["param_groups"][0].pop("noise_seed")
+    optimizer = AdamW(params, before=gradient_noise(seed=0))
+    optimizer.load_state_dict(saved)
+    assert optimizer.param_groups[0]["noise_seed"] == 4 and "seed" not in optimizer.param_groups[0]

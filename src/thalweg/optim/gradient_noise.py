@@ -63,7 +63,8 @@ def gradient_noise(eta: float = 0.01, gamma: float = 0.55, seed: int = 0) -> Any
         seed: names the stream of noise (default 0).
 
     Returns:
-        A transform, to put first in a chain or before a named optimizer.
+        A transform, to put first in a chain or before a named optimizer. In parameter groups its settings are called
+        ``noise_eta``, ``noise_gamma`` and ``noise_seed``.
 
     Example:
         >>> import torch
@@ -71,5 +72,5 @@ def gradient_noise(eta: float = 0.01, gamma: float = 0.55, seed: int = 0) -> Any
         >>> optimizer = SGD(torch.nn.Linear(4, 2), lr=0.1, before=gradient_noise(eta=1e-4))
     """
     return add_gradient_noise(eta=float(eta), gamma=float(gamma), seed=seed).rename(
-        eta="noise_eta", gamma="noise_gamma"
+        eta="noise_eta", gamma="noise_gamma", seed="noise_seed"
     )

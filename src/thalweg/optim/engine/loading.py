@@ -36,6 +36,7 @@ def loadable(
                 f"can't load a group that follows the rule {rule!r} into {name}, which has {known}: "
                 "load it into the class that it was saved from"
             )
+        _rename(group, rules[rule])
         for number in group["params"]:
             _check_state(saved["state"].get(number), rules[rule], name)
     return {**saved, "param_groups": ruled}
@@ -43,6 +44,14 @@ def loadable(
 
 def _rule(group: dict[str, Any]) -> dict[str, Any]:
     return {"rule": group["rule"]} if "rule" in group else {}
+
+
+def _rename(group: dict[str, Any], chain: Chain) -> None:
+    """Give hyper-parameters that were saved before a transform renamed them the names that they have here."""
+    for transform in chain:
+        for name, label in transform.names:
+            if label not in group and name in group and name not in (*chain.hypers, "lr", "weight_decay"):
+                group[label] = group.pop(name)
 
 
 def _check_state(state: Mapping[str, Any] | None, chain: Chain, name: str) -> None:
