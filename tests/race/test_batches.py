@@ -1,10 +1,13 @@
 import itertools
+from collections import OrderedDict, UserDict, UserList, defaultdict, namedtuple
+from collections.abc import Sequence
+from types import MappingProxyType
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset, default_collate
 
 from thalweg.race.batches import Reader, derived_seed, index_batches, shares
 
@@ -57,6 +60,65 @@ def test_any_map_style_data_set():
     inputs, targets = Reader(Pairs(), CPU)([3, 6])
     assert inputs["x"].tolist() == [[3.0], [6.0]]
     assert targets.tolist() == [1, 0]
+
+
+Point = namedtuple("Point", "a b")
+
+
+class Sealed(Sequence):
+    """A sequence that can't be changed, made from a list."""
+
+    def __init__(self, items):
+        self._items = tuple(items)
+
+    def __len__(self):
+        return len(self._items)
+
+    def __getitem__(self, place):
+        return self._items[place]
+
+
+class Kept(Dataset):
+    """Inputs in a container of the caller's choice."""
+
+    def __init__(self, wrap):
+        self.wrap = wrap
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return self.wrap(torch.tensor([float(index)])), index
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda x: Point(x, x + 1),
+        lambda x: [x, x + 1],
+        lambda x: UserList([x, x + 1]),
+        lambda x: Sealed([x, x + 1]),
+        lambda x: {"a": x, "b": x + 1},
+        lambda x: OrderedDict(a=x, b=x + 1),
+        lambda x: UserDict(a=x, b=x + 1),
+        lambda x: MappingProxyType({"a": x, "b": x + 1}),
+        lambda x: defaultdict(list, a=x, b=x + 1),
+    ],
+)
+def test_containers_stay_what_default_collate_makes_of_them(wrap):
+    data = Kept(wrap)
+    inputs, targets = Reader(data, CPU)([2, 0])
+    collated, _ = default_collate([data[2], data[0]])
+    assert type(inputs) is type(collated) is type(wrap(torch.zeros(1)))
+    assert [x.tolist() for x in _parts(inputs)] == [[[2.0], [0.0]], [[3.0], [1.0]]]
+    assert targets.tolist() == [2, 0]
+    assert all(x.device.type == "meta" for x in _parts(Reader(data, torch.device("meta"))([2, 0])[0]))
+    if isinstance(inputs, defaultdict):
+        assert inputs.default_factory is list
+
+
+def _parts(container):
+    return [container["a"], container["b"]] if hasattr(container, "keys") else list(container)
 
 
 @given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 4))

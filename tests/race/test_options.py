@@ -1,3 +1,6 @@
+import json
+
+import numpy as np
 import pytest
 
 from thalweg.race.options import check_options
@@ -20,6 +23,12 @@ def test_what_was_left_out_stays_out():
         ({"precision": "bf16"}, None, "unknown precision 'bf16'"),
         ({"strategy": "fsdp2"}, None, "did you mean 'fsdp'"),
         ({}, -1, "workers must be 0"),
+        ({}, "2", "workers must be 0 .* not '2'"),
+        ({}, 1.5, "workers must be 0"),
+        ({"trials": True}, None, "trials must be a whole number, at least 1, not True"),
+        ({"seconds": "3"}, None, "seconds must be a positive number, not '3'"),
+        ({"target": "x"}, None, "target must be a finite number, not 'x'"),
+        ({"stop_at_target": "no"}, None, "stop_at_target must be True or False, not 'no'"),
     ],
 )
 def test_mistakes(asked, workers, message):
@@ -30,3 +39,8 @@ def test_mistakes(asked, workers, message):
 def test_ray_needs_workers():
     with pytest.raises(ValueError, match="at least one worker"):
         check_options({}, 0, "local")
+
+
+def test_numbers_of_numpy_can_be_stored():
+    given = check_options({"target": np.float32(0.5), "seconds": np.float64(2)}, None, None)
+    assert json.loads(json.dumps(given)) == {"target": 0.5, "seconds": 2.0}

@@ -6,7 +6,7 @@ from thalweg.race.job import Conditions, Job
 from thalweg.race.ranks import RankRunner
 from thalweg.race.spec import TaskSpec
 from thalweg.race.worker import InProcess
-from thalweg.tasks import TaskError
+from thalweg.tasks import TaskError, load
 
 pytestmark = pytest.mark.timeout(600)
 STEPS = {"steps": 12, "eval_every": 3, "device": "cpu"}
@@ -72,6 +72,17 @@ def test_a_time_budget_ends_at_the_same_step_everywhere(tiny_path):
         runner.close()
     assert run.outcome == "finished"
     assert run.seconds[-1] >= 0.29 and math.isfinite(run.step_seconds)
+
+
+def test_a_task_held_by_this_process_travels_to_the_ranks(tiny_path):
+    """As a race without workers starts it: a task file's functions can't be pickled, so that ranks load the file."""
+    task = load(tiny_path)
+    runner = RankRunner(TaskSpec.of(tiny_path).held(task), Conditions(**STEPS, strategy="ddp"), 1)
+    try:
+        run = runner.run(jobs()[0], lambda share: None)
+    finally:
+        runner.close()
+    assert (run.outcome, run.message, run.steps[-1]) == ("finished", "", 12)
 
 
 def test_a_batch_that_can_not_be_shared(tiny_path):

@@ -176,3 +176,14 @@ def test_bad_ranges_and_labels_say_what_to_do(text, says):
 def test_one_label_races_once():
     with pytest.raises(ValueError, match="'a' is given twice"):
         parse_all(["a: adamw", "a: lion"])
+
+
+@pytest.mark.parametrize("texts", ["adamw", 5, None])
+def test_recipes_come_in_a_list(texts):
+    with pytest.raises(ValueError, match=r"recipes must be a list of strings such as \['adamw', 'lion'\], not"):
+        parse_all(texts)
+
+
+def test_a_recipe_is_a_string():
+    with pytest.raises(ValueError, match="a recipe is a string such as 'adamw', not 1"):
+        parse_all([1])

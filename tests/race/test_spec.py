@@ -46,6 +46,14 @@ def test_objects_travel_pickled(tiny):
     assert torch.equal(loaded.train.tensors[0], tiny.train.tensors[0])
 
 
+def test_what_is_held_stays_behind(tiny, tiny_path):
+    assert TaskSpec.of(tiny_path).held(tiny).pickled(tiny).task is None
+    spec = TaskSpec.of(tiny).held(tiny)
+    assert spec.load() is tiny
+    again = pickle.loads(pickle.dumps(spec.pickled(tiny)))
+    assert again.task is None and again.load().name == "tiny"
+
+
 def test_what_can_not_be_pickled_is_named():
     X = torch.ones(4, 1)
     task = Task("mine", lambda: nn.Linear(1, 1), (X, X), (X, X), nn.functional.mse_loss, batch_size=2)

@@ -295,3 +295,20 @@ def test_task_itself_is_not_changed():
     copy = dataclasses.replace(task)
     check_task(task)
     assert torch.equal(task.train.tensors[0], copy.train.tensors[0])
+
+
+def test_a_batch_size_that_the_model_can_not_train_on():
+    """Batch normalization needs two examples; the trial batch of 32 alone wouldn't show it."""
+    message = (
+        r"^mine.*: model\(inputs\) with batch_size=1 raised ValueError: Expected more than 1 value .*\(inputs \(1, 3\)"
+    )
+    with pytest.raises(TaskError, match=message):
+        check_task(make(batch_size=1))
+    check_task(make(batch_size=2))
+    check_task(regression(batch_size=1))
+
+
+def test_targets_of_another_shape_in_the_validation_data_alone():
+    X = torch.randn(50, 3, generator=torch.Generator().manual_seed(1))
+    with pytest.raises(TaskError, match=r"loss\(outputs, targets\) on valid raised UserWarning: Using a target size"):
+        check_task(regression(valid=(X, X.sum(1))))

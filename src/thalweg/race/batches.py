@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence
 from typing import Any
 
 import numpy as np
@@ -96,8 +97,25 @@ def shares(size: int, batch_size: int, rank: int, world: int) -> Iterator[tuple[
 def _to(value: Any, device: torch.device) -> Any:
     if isinstance(value, torch.Tensor):
         return value.to(device)
-    if isinstance(value, dict):
-        return {key: _to(item, device) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_to(item, device) for item in value)
+    if isinstance(value, Mapping):
+        return _like(value, {key: _to(item, device) for key, item in value.items()})
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return _like(value, [_to(item, device) for item in value])
     return value
+
+
+def _like(value: Any, moved: Any) -> Any:
+    """``moved``, a dict or list, in a container of the type of ``value``: one of those that ``default_collate`` keeps."""
+    if type(value) in (dict, list):
+        return moved
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*moved)
+    try:
+        if not isinstance(value, MutableMapping | MutableSequence):
+            return type(value)(moved)
+        kept: Any = copy.copy(value)  # with what a constructor would ask for again, such as a defaultdict's factory
+        for place, item in moved.items() if isinstance(moved, dict) else enumerate(moved):
+            kept[place] = item
+        return kept
+    except TypeError:
+        return moved  # as default_collate does with a type that can't be made from a dict or list

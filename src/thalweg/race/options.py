@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
+
+import numpy as np
 
 from thalweg.registry import unknown
 
@@ -43,19 +46,31 @@ def check_options(asked: Mapping[str, Any], workers: int | None, ray: str | None
     """
     given = {key: value for key, value in asked.items() if value is not None}
     for key, least in _AT_LEAST.items():
-        if key in given and (not isinstance(given[key], int) or given[key] < least):
+        if key in given and (not _whole(given[key]) or given[key] < least):
             raise ValueError(f"{key} must be a whole number, at least {least}, not {given[key]!r}")
     for key, choices in _CHOICES.items():
         if key in given and given[key] not in choices:
             raise ValueError(unknown(key, str(given[key]), choices))
-    if "seconds" in given and not 0 < given["seconds"] < math.inf:
+    if "seconds" in given and not (_number(given["seconds"]) and 0 < given["seconds"] < math.inf):
         raise ValueError(f"seconds must be a positive number, not {given['seconds']!r}")
     if "seconds" in given and "steps" in given:
         raise ValueError("give the budget in steps or in seconds, not in both")
-    if "target" in given and not math.isfinite(given["target"]):
+    if "target" in given and not (_number(given["target"]) and math.isfinite(given["target"])):
         raise ValueError(f"target must be a finite number, not {given['target']!r}")
-    if workers is not None and workers < 0:
-        raise ValueError(f"workers must be 0 (train in this process) or more, not {workers}")
+    if not isinstance(given.get("stop_at_target", False), bool):
+        raise ValueError(f"stop_at_target must be True or False, not {given['stop_at_target']!r}")
+    if workers is not None and not (_whole(workers) and workers >= 0):
+        raise ValueError(f"workers must be 0 (train in this process) or a larger whole number, not {workers!r}")
     if ray is not None and workers == 0:
         raise ValueError("workers=0 trains in this process; leave ray out, or give it at least one worker")
-    return given
+    # numpy's numbers as plain ones, since the plan is stored as JSON
+    plain = {key: float(given[key]) for key in ("seconds", "target") if isinstance(given.get(key), np.generic)}
+    return {**given, **plain}
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -24,9 +24,11 @@ class RankRunner:
     """
 
     def __init__(self, spec: TaskSpec, conditions: Conditions, threads: int) -> None:
-        self._start = (spec, conditions, max(1, threads // conditions.devices))
+        task = spec.load()
+        # Without workers the spec holds the task for this process; ranks are others, which load it themselves.
+        self._start = (spec.pickled(task), conditions, max(1, threads // conditions.devices))
         self._ranks: list[Child] = []
-        batch_size = spec.load().batch_size
+        batch_size = task.batch_size
         if batch_size % conditions.devices:
             raise TaskError(
                 f"batch_size {batch_size} can't be divided among {conditions.devices} devices; choose a multiple of it"

@@ -140,6 +140,8 @@ def parse(text: str) -> Recipe:
         >>> parse("mine: sgd(lr=log(1e-3, 3.0), momentum=choice(0.9, 0.99), weight_decay=0.0)").search_space()
         {'lr': ('log', 0.001, 3.0), 'momentum': ('choice', 0.9, 0.99)}
     """
+    if not isinstance(text, str):
+        raise ValueError(f"a recipe is a string such as 'adamw', not {text!r}")
     load_methods()
     label = _LABEL.fullmatch(text)
     parts = [_parse_part(node, text) for node in _terms(_expression(label[2] if label else text))]
@@ -151,6 +153,8 @@ def parse(text: str) -> Recipe:
 
 def parse_all(texts: Iterable[str]) -> list[Recipe]:
     """Every recipe of ``texts``; a :class:`ValueError` if there is none or one comes twice."""
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise ValueError(f"recipes must be a list of strings such as ['adamw', 'lion'], not {texts!r}")
     recipes: list[Recipe] = []
     for text in texts:
         recipe = parse(text)

@@ -46,8 +46,9 @@ class TaskSpec:
             raise TaskError(f"{text}: can't be read: {error.strerror}") from None
 
     def pickled(self, task: Task) -> TaskSpec:
-        """The spec with the task object inside, for another process; names and files stay as they are."""
-        return dataclasses.replace(self, source=_pickle(task)) if self.kind == "object" else self
+        """The spec for another process: an object goes inside, names and files stay as they are, and none is held."""
+        source = _pickle(task) if self.kind == "object" else self.source
+        return dataclasses.replace(self, source=source, task=None)
 
     def held(self, task: Task) -> TaskSpec:
         """The spec with the task object itself, for this process."""
@@ -88,7 +89,7 @@ class TaskSpec:
         except Exception as error:
             raise TaskError(
                 f"task {self.value!r} can't be loaded in a worker process ({type(error).__name__}: {one_line(str(error))}); "
-                "define its parts in an importable module, or use workers=0"
+                "define its parts in an importable module, or use workers=0 on one device"
             ) from None
         assert isinstance(task, Task)
         return task
@@ -104,6 +105,6 @@ def _pickle(task: Task) -> bytes:
             except Exception as error:
                 raise TaskError(
                     f"task {task.name!r}: its {field.name} can't be sent to worker processes ({one_line(str(error))}); "
-                    "define it at the top level of a module, or use workers=0"
+                    "define it at the top level of a module, or use workers=0 on one device"
                 ) from None
         raise

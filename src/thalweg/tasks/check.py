@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from numbers import Real
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from thalweg.tasks.check_data import check_data, shapes
+from thalweg.tasks.check_data import SAMPLE, check_data, first_batch, shapes
 from thalweg.tasks.fault import one_line, user_line
 from thalweg.tasks.task import Task, TaskError
 
@@ -21,7 +22,8 @@ from thalweg.tasks.task import Task, TaskError
 def check_task(task: Task) -> None:
     """Run one small batch through model, loss and gradient, and one through the metric, on the CPU.
 
-    Torch's global random state is the same afterwards. A task that passes trains at least one step.
+    Where training batches are smaller than that, one of them is tried too. Torch's global random state is the same afterwards.
+    A task that passes trains at least one step.
 
     Args:
         task: what to check.
@@ -49,6 +51,10 @@ def check_task(task: Task) -> None:
         _check_numbers(task, where)
         model = _check_model(task, where)
         _check_step(task, model, *train, where)
+        if task.batch_size < SAMPLE:  # batch normalization, for one, can't train on a single example
+            _check_step(
+                task, model, *first_batch(task, task.batch_size, where), where, f" with batch_size={task.batch_size}"
+            )
         _check_metric(task, model, *valid, where)
 
 
@@ -77,14 +83,13 @@ def _check_model(task: Task, where: str) -> nn.Module:
     return first
 
 
-def _check_step(task: Task, model: nn.Module, inputs: Any, targets: Any, where: str) -> None:
+def _check_step(task: Task, model: nn.Module, inputs: Any, targets: Any, where: str, which: str = "") -> None:
     """One forward and backward pass in training mode."""
-    outputs = _call(model.train(), (inputs,), "model(inputs)", where, f"inputs {shapes(inputs)}")
+    model.zero_grad()
+    outputs = _call(model.train(), (inputs,), f"model(inputs){which}", where, f"inputs {shapes(inputs)}")
     seen = f"outputs {shapes(outputs)}, targets {shapes(targets)}"
-    with warnings.catch_warnings():
-        # Losses that broadcast (n, 1) against (n,) train on nonsense; torch only warns.
-        warnings.filterwarnings("error", message="Using a target size", category=UserWarning)
-        loss = _call(task.loss, (outputs, targets), "loss(outputs, targets)", where, seen)
+    with _broadcasting_is_an_error():
+        loss = _call(task.loss, (outputs, targets), f"loss(outputs, targets){which}", where, seen)
     if not isinstance(loss, Tensor):
         raise TaskError(f"{where}: loss(outputs, targets) must return a scalar tensor, not {type(loss).__name__}")
     if loss.ndim:
@@ -93,7 +98,7 @@ def _check_step(task: Task, model: nn.Module, inputs: Any, targets: Any, where: 
         raise TaskError(f"{where}: loss(outputs, targets) is not differentiable: it doesn't depend on the parameters")
     if not loss.isfinite():
         raise TaskError(f"{where}: loss(outputs, targets) is {loss.item()} at the start ({seen})")
-    _call(loss.backward, (), "loss.backward()", where, seen)
+    _call(loss.backward, (), f"loss.backward(){which}", where, seen)
     _check_gradients(model, where)
 
 
@@ -112,13 +117,22 @@ def _check_metric(task: Task, model: nn.Module, inputs: Any, targets: Any, where
     metric, name = (task.loss, "loss") if task.metric is None else (task.metric, "metric")
     outputs = _call(model.eval(), (inputs,), "model(inputs) on valid", where, f"inputs {shapes(inputs)}")
     seen = f"outputs {shapes(outputs)}, targets {shapes(targets)}"
-    value = _call(metric, (outputs, targets), f"{name}(outputs, targets) on valid", where, seen)
+    with _broadcasting_is_an_error():
+        value = _call(metric, (outputs, targets), f"{name}(outputs, targets) on valid", where, seen)
     scalar = _number(value)
     if scalar is None:
         shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
         raise TaskError(f"{where}: metric(outputs, targets) must return one number, not {type(value).__name__}{shape}")
     if not math.isfinite(scalar):
         raise TaskError(f"{where}: {name}(outputs, targets) on valid is {scalar} at the start ({seen})")
+
+
+@contextmanager
+def _broadcasting_is_an_error() -> Iterator[None]:
+    """Losses that broadcast (n, 1) against (n,) measure nonsense, and torch only warns."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Using a target size", category=UserWarning)
+        yield
 
 
 def _number(value: Any) -> float | None:

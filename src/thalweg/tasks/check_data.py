@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,15 @@ def check_data(task: Task, side: str, where: str) -> tuple[Any, Any]:
         if not targets.is_floating_point() and not targets.is_complex() and targets.numel():
             rows = targets.reshape(size, -1)
             chosen = sorted({*chosen, int(rows.amin(1).argmin()), int(rows.amax(1).argmax())})
-    examples = [_example(dataset, index, side, where) for index in chosen]
+    return _batch([_example(dataset, index, side, where) for index in chosen], side, where)
+
+
+def first_batch(task: Task, size: int, where: str) -> tuple[Any, Any]:
+    """The first ``size`` training examples, as the race batches them; errors as for :func:`check_data`."""
+    return _batch([_example(task.train, index, "train", where) for index in range(size)], "train", where)
+
+
+def _batch(examples: list[Any], side: str, where: str) -> tuple[Any, Any]:
     try:
         inputs, targets = default_collate(examples)
     except Exception as error:
@@ -60,7 +68,7 @@ def numbers_in(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
             yield name, torch.as_tensor(value)
     elif isinstance(value, float):
         yield name, torch.tensor(value)
-    elif isinstance(value, dict):
+    elif isinstance(value, Mapping):
         for key, item in value.items():
             yield from numbers_in(item, f"{name}[{key!r}]")
     elif isinstance(value, list | tuple):
@@ -72,7 +80,7 @@ def shapes(value: Any) -> str:
     """How a batch looks, e.g. ``(32, 10) float32`` or ``{'ids': (32, 64) int64}``."""
     if isinstance(value, Tensor):
         return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key!r}: {shapes(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(shapes(item) for item in value) + "]"

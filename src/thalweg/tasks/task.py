@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -58,6 +59,11 @@ class Task:
     source: str = ""
 
     def __post_init__(self) -> None:
+        for key in ("name", "metric_name"):
+            if not isinstance(getattr(self, key), str):
+                raise TaskError(f"{self.name}: {key} must be a string, not {getattr(self, key)!r}")
+        if isinstance(self.target, Real):  # numpy's too, which JSON doesn't know
+            object.__setattr__(self, "target", float(self.target))
         for side in ("train", "valid"):
             object.__setattr__(self, side, _as_dataset(getattr(self, side), f"{self.name}: {side}"))
         if self.goal not in ("min", "max"):
