@@ -180,6 +180,37 @@ def test_layers_without_gradients_of_single_examples(layer, message) -> None:
     assert BatchSizeController(8).backward(model, F.cross_entropy, x, y).isfinite()
 
 
+class Drawing(nn.Module):
+    """Draws at random without a layer that says so."""
+
+    def __init__(self, attention: bool) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, dropout=0.5, batch_first=True) if attention else None
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.attention is None:
+            return self.last(F.dropout(x, 0.5, training=self.training))
+        x = torch.stack([x, x + 1], dim=1)
+        return self.last(self.attention(x, x, x)[0].mean(1))
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_functions_that_draw_are_refused_before_anything_changes(attention: bool) -> None:
+    model, (x, y) = Drawing(attention).double(), data(8)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    controller = BatchSizeController(8)
+    state, draws = controller.state_dict(), torch.get_rng_state()
+    with pytest.raises(
+        RuntimeError, match=r"^the model or the loss draws at random, .*dropout \(attention's too\) to 0$"
+    ):
+        controller.backward(model, F.cross_entropy, x, y, chunk_size=4)
+    assert controller.state_dict() == state and torch.equal(torch.get_rng_state(), draws)
+    assert all(p.grad is not None and bool((p.grad == 1).all()) for p in model.parameters())
+    assert controller.backward(model.eval(), F.cross_entropy, x, y, chunk_size=4).isfinite()
+
+
 def test_a_loader_with_adagrad_grows_and_learns() -> None:
     """AdAdaGrad as a user writes it: every example once an epoch, fewer and fewer steps, a falling loss."""
     model, (x, y) = net(), data(400)

@@ -131,10 +131,13 @@ class BatchSizeController:
         if chunk_size is not None and chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1, not {chunk_size}")
         due, size = self.due and len(inputs) > 1, chunk_size or max(1, len(inputs))
+        chunks = list(zip(inputs.split(size), targets.split(size), strict=True))
+        noise = None
         if due:
             _check_layers(model)
+            flat = FlatModel(model)
+            noise = self._noise(flat, loss_fn, chunks)  # nothing has changed yet, should it fail
         self._calls += 1
-        chunks = list(zip(inputs.split(size), targets.split(size), strict=True))
         model.zero_grad()
         loss = torch.zeros((), device=inputs.device)
         for x, y in chunks:
@@ -143,8 +146,11 @@ class BatchSizeController:
             if not due:
                 part.backward()
             loss = loss + part.detach()
-        if due:
-            self._test(FlatModel(model), model, loss_fn, chunks)
+        if noise is not None:
+            own = dict(model.named_parameters())
+            for name, gradient in flat.unflatten(noise.mean).items():
+                own[name].grad = gradient.clone()
+            self._decide(noise)
         return loss
 
     def stats(self) -> dict[str, float]:
@@ -164,26 +170,19 @@ class BatchSizeController:
     def _needs_inner(self) -> bool:
         return self.test in ("inner", "augmented")
 
-    def _test(
-        self,
-        flat: FlatModel,
-        model: nn.Module,
-        loss_fn: Callable[[Any, Any], Tensor],
-        chunks: list[tuple[Tensor, Tensor]],
-    ) -> None:
+    def _noise(
+        self, flat: FlatModel, loss_fn: Callable[[Any, Any], Tensor], chunks: list[tuple[Tensor, Tensor]]
+    ) -> GradientNoise:
         moments, rows = GradientMoments(), torch.empty(0)
         for x, y in chunks:
-            rows = per_example_gradients(flat, loss_fn, x, y)
+            rows = _rows(flat, loss_fn, x, y)
             moments.add(rows)
         products = None
         if self._needs_inner:
             products = [rows @ moments.mean]
             for x, y in chunks[:-1]:
-                products.append(per_example_gradients(flat, loss_fn, x, y) @ moments.mean)
-        own = dict(model.named_parameters())
-        for name, gradient in flat.unflatten(moments.mean).items():
-            own[name].grad = gradient.clone()
-        self._decide(moments.noise(products))
+                products.append(_rows(flat, loss_fn, x, y) @ moments.mean)
+        return moments.noise(products)
 
     def _decide(self, noise: GradientNoise) -> int:
         needed = self._needed(noise)
@@ -217,6 +216,19 @@ class BatchSizeController:
                 "the mean gradient vanishes, so that no batch is large enough: give max_batch or growth_cap"
             )
         return max(self.batch_size, math.ceil(needed))
+
+
+def _rows(flat: FlatModel, loss_fn: Callable[[Any, Any], Tensor], x: Tensor, y: Tensor) -> Tensor:
+    """The per-example gradients; functions that draw at random show themselves here only."""
+    try:
+        return per_example_gradients(flat, loss_fn, x, y)
+    except RuntimeError as error:
+        if "randomness" not in str(error):
+            raise
+        raise RuntimeError(
+            "the model or the loss draws at random, which gradients of single examples can't: put the model in evaluation mode, "
+            "or its dropout (attention's too) to 0"
+        ) from None
 
 
 def _check_layers(model: nn.Module) -> None:
