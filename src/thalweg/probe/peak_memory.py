@@ -32,9 +32,9 @@ def peak_memory(function: Callable[[], Any], device: torch.device | str = "cpu")
         >>> import torch
         >>> def two_at_once():
         ...     a = torch.zeros(1000)
-        ...     b = a + 1
+        ...     b = a.exp()
         ...     del a
-        ...     return b + 1
+        ...     return b.exp()
         >>> peak_memory(two_at_once)  # two of 4000 bytes, never three
         8000
     """
