@@ -116,7 +116,7 @@ def _words(result: RaceResult) -> list[str]:
     """What the table says, and whether the ranges were wide enough."""
     by = {
         verdict: [row.name for row in _in_order(result) if row.verdict == verdict]
-        for verdict in ("faster", "slower", "no difference shown", "too few seeds")
+        for verdict in ("faster", "slower", "no difference shown", "too few seeds", "failed", "no comparison")
     }
     said = [f"{verdict}: {listing([f'`{n}`' for n in names])}" for verdict, names in by.items() if names]
     best = min((row for row in result.recipes if row.final is not None), key=lambda row: row.final or math.inf)

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from thalweg.race.errors import RaceError
-from thalweg.race.folders import existing, latest_race, new_race
+from thalweg.race.folders import latest_race, new_race, stored_race
 
 
 def test_names_are_taken_once(tmp_path):
@@ -30,7 +30,7 @@ def test_the_latest_race(tmp_path):
         os.utime(tmp_path / name / "race.db", (1000 - age, 1000 - age))
     assert latest_race(tmp_path, None) == "b"
     with pytest.raises(RaceError, match="it has a, b, c"):
-        existing(tmp_path, "d", None)
+        stored_race(tmp_path, "d", None)
 
 
 def test_places_that_can_not_be_used(tmp_path):

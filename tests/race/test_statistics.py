@@ -101,8 +101,9 @@ def test_no_baseline_run_finished(target):
     value, rule, rows = conclude(baseline + field("new", [40] * 3), ["base", "new"], "base", "min", target, 100)
     assert math.isnan(value) if target is None else value == target
     assert "no fresh run of base finished" in rule
-    assert (rows[0].diverged, rows[0].reached, rows[0].steps_to_target, rows[0].verdict) == (3, 0, None, "baseline")
-    assert (rows[1].steps_ratio, rows[1].steps_ratio_ci, rows[1].verdict) == (None, None, "too few seeds")
+    assert (rows[0].diverged, rows[0].reached, rows[0].steps_to_target, rows[0].verdict) == (3, 0, None, "failed")
+    assert (rows[1].steps_ratio, rows[1].steps_ratio_ci, rows[1].verdict) == (None, None, "no comparison")
+    assert rows[1].reason == "no fresh run of base finished"
     assert rows[1].final == 0.0
 
 
@@ -117,11 +118,11 @@ def test_a_diverged_baseline_run_neither_sets_the_target_nor_counts_as_arrived()
 
 
 @pytest.mark.parametrize("outcome", ["diverged", "out_of_memory", "raised", "killed"])
-def test_a_recipe_that_never_finishes_is_slower(outcome):
-    # Even where the baseline gets to the target at the end of its budget only.
+def test_a_recipe_that_never_finishes_has_failed(outcome):
     empty = {"steps": [], "seconds": [], "metric": [], "step_seconds": NAN}
     row = compare(field("new", [40, 40, 40], outcome=outcome, **empty), field("base", [100, 99, 98]))
-    assert row.verdict == "slower"
+    assert (row.verdict, row.reason) == ("failed", "none of its 3 fresh runs finished")
+    assert (row.steps_ratio, row.steps_ratio_ci, row.seconds_ratio) == (None, None, None)
     assert (row.reached, row.steps_to_target, row.seconds_to_target, row.final) == (0, None, None, None)
     assert (row.diverged, row.failed) == ((3, 0) if outcome == "diverged" else (0, 3))
 
@@ -145,7 +146,8 @@ def test_pairs_in_which_neither_arrives_are_left_out():
     assert row.steps_ratio_ci == compare(mine[:3], baseline[:3]).steps_ratio_ci
     nobody = compare(field("new", [900] * 5), field("base", [800] * 5))
     assert (nobody.steps_ratio, nobody.steps_ratio_ci, nobody.reached) == (None, None, 0)
-    assert nobody.verdict == "too few seeds"
+    assert (nobody.verdict, row.reason) == ("too few seeds", "")
+    assert nobody.reason == "neither it nor the baseline reached the target on 5 seeds"
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
@@ -171,10 +173,107 @@ def test_not_a_number_in_metrics():
     assert (never.reached, never.verdict) == (0, "slower")
 
 
-def test_without_a_budget_in_steps_the_longest_run_counts():
-    assert compare(field("new", [400] * 3), field("base", [50] * 3), budget=None).steps_ratio == pytest.approx(
-        compare(field("new", [400] * 3), field("base", [50] * 3), budget=100).steps_ratio
-    )
+def timed(recipe, halving, step, seconds=10.0, **more):
+    """Five runs under a budget in seconds: the loss halves every ``halving`` steps, each of which takes ``step`` seconds."""
+    every = round(seconds / step / 25)
+    steps = list(range(0, round(seconds / step) + 1, every))
+    runs = []
+    for seed in range(5):
+        metric = [2.0 ** (-n / halving * (1 + 0.01 * seed)) for n in steps]
+        fields = {"steps": steps, "seconds": [step * n for n in steps], "metric": metric, "step_seconds": step, **more}
+        runs.append(Run(recipe, "fresh", seed, seed, {}, **fields))
+    return runs
+
+
+def by_the_clock(mine, baseline, target, seconds=10.0):
+    return conclude([*baseline, *mine], ["base", "new"], "base", "min", target, None, seconds)[2][1]
+
+
+def test_steps_that_the_clock_took_away_are_not_charged():
+    # The same rule with steps of twice the time: nothing differs in steps, and it ran out of time at half of them.
+    row = by_the_clock(timed("new", 100, 0.02), timed("base", 100, 0.01), 2.0**-9)
+    assert (row.steps_ratio, row.steps_ratio_ci, row.verdict) == (None, None, "slower")
+    assert 1 < row.seconds_ratio_ci[0] < row.seconds_ratio < 2
+    assert row.reason == "no ratio of steps, for the clock ended 5 runs before the target"
+
+
+def test_under_a_budget_in_seconds_the_seconds_decide():
+    # 0.7 times the steps, each of twice the time; every run arrives, so both ratios are measured.
+    row = by_the_clock(timed("new", 70, 0.02), timed("base", 100, 0.01), 2.0**-5)
+    assert row.steps_ratio == pytest.approx(0.7, rel=0.02) and row.steps_ratio_ci[1] < 1
+    assert row.seconds_ratio == pytest.approx(1.4, rel=0.02)
+    assert (row.verdict, row.reason) == ("slower", "")
+    back = by_the_clock(timed("new", 100, 0.01), timed("base", 70, 0.02), 2.0**-5)
+    assert (back.verdict, back.steps_ratio > 1 > back.seconds_ratio) == ("faster", True)
+
+
+def test_missed_marks_under_a_budget_in_seconds_count_as_its_seconds():
+    never = timed("new", 1e9, 0.01)
+    row = by_the_clock(never, timed("base", 100, 0.01), 2.0**-9)
+    longer = by_the_clock(never, timed("base", 100, 0.01), 2.0**-9, seconds=20.0)
+    assert longer.seconds_ratio == pytest.approx(2 * row.seconds_ratio)
+    assert (
+        by_the_clock(never, timed("base", 100, 0.01), 2.0**-9, seconds=None) == row
+    )  # the longest run's, if not given
+
+
+def test_a_failed_run_under_a_budget_in_seconds_has_no_steps_ratio_either():
+    mine = timed("new", 50, 0.01)
+    mine[1] = dataclasses.replace(mine[1], outcome="diverged", steps=[0, 1], seconds=[0.0, 0.01], metric=[1.0, NAN])
+    row = by_the_clock(mine, timed("base", 100, 0.01), 2.0**-5)
+    assert (row.steps_ratio, row.reason) == (None, "no ratio of steps, for 1 run did not finish")
+    assert row.seconds_ratio is not None and row.verdict == "no difference shown"
+
+
+def test_holm_takes_the_p_values_of_what_decides():
+    rivals = {"new": (70, 0.02), "same": (100, 0.01), "double": (100, 0.02)}
+    runs = timed("base", 100, 0.01) + [run for name, made in rivals.items() for run in timed(name, *made)]
+    rows = conclude(runs, ["base", *rivals], "base", "min", 2.0**-4, None, 10.0)[2]
+    assert [row.verdict for row in rows] == ["baseline", "slower", "no difference shown", "slower"]
+
+
+FLAT = {"metric": [1.0, 1.1, 1.0, 1.2, 1.0, 1.1]}
+
+
+def test_a_flat_baseline_seed_sets_no_target():
+    baseline = [*field("base", [80, 70, 90, 75]), line("base", 4, 1, **FLAT)]
+    quick, nothing = field("new", [10] * 5), field("bad", [1] * 5, **FLAT)
+    _, _, rows = conclude([*baseline, *quick, *nothing], ["base", "new", "bad"], "base", "min", None, 100)
+    assert [row.verdict for row in rows] == ["baseline", "no comparison", "no comparison"]
+    assert all((row.steps_ratio, row.seconds_ratio) == (None, None) for row in rows)
+    assert {row.reason for row in rows} == {"the baseline did not improve on seed 4"}
+
+
+def test_a_given_target_that_is_met_at_the_start_is_said():
+    row = compare(field("new", [10] * 3), field("base", [80] * 3), target=1.5)
+    assert (row.verdict, row.steps_ratio) == ("no comparison", None)
+    assert row.reason == "the target is met before the first step on seeds 0, 1 and 2 of the baseline"
+
+
+def test_a_recipe_that_failed_says_so_where_nothing_can_be_compared():
+    rows = conclude(field("base", [1] * 3, **FLAT) + field("new", [1] * 3, outcome="raised"), ["base", "new"], "base",
+                    "min", None, 100)[2]  # fmt: skip
+    assert [row.verdict for row in rows] == ["baseline", "failed"]
+
+
+def test_a_recipe_that_failed_leaves_the_others_their_intervals():
+    base, new = field("base", [80, 70, 90]), field("new", [60, 50, 70])
+    broken, stuck = field("broken", [1] * 3, outcome="raised"), field("broken", [900] * 3)
+    names = ["base", "new", "broken"]
+    rows = [conclude([*base, *new, *other], names, "base", "min", 0.0, 100)[2] for other in (broken, stuck)]
+    assert rows[0][1] == rows[1][1]
+    assert (rows[0][2].verdict, rows[1][2].verdict) == ("failed", "slower")
+
+
+@pytest.mark.parametrize("goal", ["min", "max"])
+def test_a_weak_default_target_names_its_seed(goal):
+    sign = 1 if goal == "min" else -1
+    weak = [1.0, 0.98, 0.98, 0.98, 0.96, 0.97]
+    baseline = [line("base", seed, 1, metric=[sign * m for m in ([1.0, 0.5, 0.2, 0.1, 0.1, 0.1] if seed else weak)])
+                for seed in range(4)]  # fmt: skip
+    _, rule, _ = conclude(baseline, ["base"], "base", goal, None, 100)
+    assert rule.endswith("; that is only 4.4% of the way that its median run made, because of seed 0")
+    assert "only" not in conclude(baseline[1:], ["base"], "base", goal, None, 100)[1]
 
 
 def test_a_race_without_runs_of_a_recipe():
@@ -284,10 +383,11 @@ def test_another_unit_of_time_leaves_the_ratios(mine, baseline, unit):
 def test_identical_runs_show_no_difference(baseline):
     row = compare([dataclasses.replace(r, recipe="new") for r in baseline], baseline, target=None)
     assert row.steps_ratio in (None, pytest.approx(1))
-    assert row.verdict in ("no difference shown", "too few seeds")
     arrived = sum(r.outcome == "finished" for r in baseline)
     assert row.reached == arrived
-    assert (row.verdict == "no difference shown") == (arrived >= 3)
+    flat = any(r.outcome == "finished" and min(m for m in r.metric if m == m) >= 1.0 for r in baseline)
+    word = "no comparison" if flat else "no difference shown" if arrived >= 3 else "too few seeds"
+    assert row.verdict == (word if arrived else "failed")
 
 
 @given(fields("new"), fields("base"))

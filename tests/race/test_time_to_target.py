@@ -1,5 +1,6 @@
 """Marks, crossings and pair ratios, by hand."""
 
+import dataclasses
 import math
 
 import pytest
@@ -11,6 +12,7 @@ from thalweg.race.time_to_target import (
     default_target,
     log_ratios,
     marks,
+    no_target,
     passage,
     start_value,
     steps_to,
@@ -66,6 +68,27 @@ def test_default_target_upwards():
     assert default_target(runs, "max") == pytest.approx(0.8 - SLACK * 0.7)
 
 
+@pytest.mark.parametrize(("goal", "sign"), [("min", 1), ("max", -1)])
+def test_the_slack_never_tightens_the_target(goal, sign):
+    runs = [run([sign * m for m in metric]) for metric in ([2.0, 1.0], [2.0, 0.9], [3.0, 2.5])]
+    assert default_target(runs, goal) == sign * 2.5  # worse than the median start: nothing to give back
+    assert all(math.isfinite(steps_to(r, default_target(runs, goal), goal)) for r in runs)
+
+
+@pytest.mark.parametrize(("goal", "sign"), [("min", 1), ("max", -1)])
+def test_a_target_that_is_met_at_the_start_is_none(goal, sign):
+    runs = [dataclasses.replace(run([sign * m for m in metric]), seed=seed)
+            for seed, metric in enumerate(([2.0, 1.0], [NAN, 1.5, 0.9], [3.0, 1.8]))]  # fmt: skip
+    assert no_target(runs, sign * 1.4, goal, given=True) == ""
+    said = no_target(runs, sign * 2.0, goal, given=True)
+    assert said == "the target is met before the first step on seeds 0 and 1 of the baseline"
+    # seed 2 ends where seed 1 starts: every run improved, yet the weakest best value is nobody's progress
+    assert (
+        no_target(runs, sign * 1.8, goal, given=False)
+        == "the baseline's weakest run ends no better than its start on seed 1"
+    )
+
+
 def test_start_skips_what_is_not_finite():
     assert start_value([run([NAN, 2.0, 1.0]), run([NAN])]) == 2.0
     assert math.isnan(start_value([run([NAN]), run([])]))
@@ -93,6 +116,19 @@ def test_a_run_that_did_not_finish_passed_nothing():
     found = passage(run([1.0, 0.0], outcome="diverged", step_seconds=0.5), (0.5,), "min", 100)
     assert found.steps == found.seconds == (math.inf,)
     assert found.whole_seconds == 50.0
+
+
+def test_a_budget_in_seconds_is_known_whatever_a_run_tells():
+    short, over = run([1.0, 0.0], outcome="diverged", step_seconds=0.5), run([1.0, 0.5], seconds=[0.0, 10.2])
+    assert passage(short, (0.5,), "min", NAN, 10.0).whole_seconds == 10.0
+    assert passage(over, (0.0,), "min", NAN, 10.0).whole_seconds == 10.2  # its last step overran
+    assert passage(run([], outcome="raised"), (0.5,), "min", NAN, 10.0).whole_seconds == 10.0
+
+
+def test_without_a_whole_budget_in_steps_a_miss_has_no_ratio_of_steps():
+    steps, seconds = log_ratios(passed(10, math.inf), passed(10, 20), NAN)
+    assert math.isnan(steps) and math.exp(seconds) == pytest.approx(5.0)
+    assert log_ratios(passed(10, 40), passed(10, 20), NAN)[0] == pytest.approx(math.log(2) / 2)
 
 
 def test_a_run_without_any_evaluation():

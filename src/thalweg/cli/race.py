@@ -160,12 +160,13 @@ def race_command(
 
       thalweg race --storage postgresql://me@db/races --ray auto
     """
-    from thalweg.race import race
+    from thalweg.race import ReportError, race
     from thalweg.race.progress import Bars
 
     signal.signal(signal.SIGTERM, interrupt)
     bars = Bars()
     named = [*(recipes or []), *(more or [])] or None
+    unwritten: ReportError | None = None
     with reserved_stdout() if json_ else contextlib.nullcontext():
         try:
             result = race(
@@ -198,7 +199,14 @@ def race_command(
             place = "" if out == Path("runs") else f" --out {out}"
             place += "" if storage is None else " and the same --storage"
             fail(bars.farewell(place), 130)
+        except ReportError as error:
+            result, unwritten = error.result, error
     _show(result, json_)
+    if unwritten is not None:
+        raise unwritten
+    if not any(run.outcome == "finished" for run in result.runs):
+        first = result.runs[0]
+        fail(f"no run finished; the first, of {first.recipe}: {first.outcome}: {first.message}", 1)
 
 
 @app.command("report", rich_help_panel=RACES)
@@ -246,9 +254,13 @@ def report_command(
         raise ValueError("--seconds and --figure belong to --profile")
     if len(races) > 1:
         raise ValueError("one report at a time: name one race, or compare several with --profile")
-    from thalweg.race import report_of
+    from thalweg.race import ReportError, report_of
 
-    _show(report_of(*races[0], out), json_)
+    try:
+        _show(report_of(*races[0], out), json_)
+    except ReportError as error:
+        _show(error.result, json_)
+        raise
 
 
 def _named_races(places: list[str], names: list[str]) -> list[tuple[str, str | None]]:

@@ -9,15 +9,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from thalweg.race.errors import RaceError, StorageError
+    from thalweg.race.errors import RaceError, ReportError, StorageError
     from thalweg.race.orchestrate import race, report_of
     from thalweg.race.recipe import Recipe, parse
     from thalweg.race.records import RaceResult, RecipeResult, Run
 
-__all__ = ["RaceError", "RaceResult", "Recipe", "RecipeResult", "Run", "StorageError", "parse", "race", "report_of"]
+__all__ = [
+    "RaceError",
+    "RaceResult",
+    "Recipe",
+    "RecipeResult",
+    "ReportError",
+    "Run",
+    "StorageError",
+    "parse",
+    "race",
+    "report_of",
+]
 
 _HOMES = {
     "RaceError": "errors",
+    "ReportError": "errors",
     "StorageError": "errors",
     "race": "orchestrate",
     "report_of": "orchestrate",

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from thalweg.race.records import RaceResult
+
 
 class RaceError(RuntimeError):
     """A race that can't start or go on."""
@@ -9,6 +14,14 @@ class RaceError(RuntimeError):
 
 class StorageError(RaceError):
     """The storage can't be opened, read or written; what was stored before is still there."""
+
+
+class ReportError(RaceError):
+    """The race is finished and stored, but its report can't be written; :attr:`result` holds what it showed."""
+
+    def __init__(self, message: str, result: RaceResult) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class WorkerDied(RuntimeError):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from thalweg.race.errors import RaceError
+from thalweg.race.errors import RaceError, StorageError
 from thalweg.race.storage import Storage
 
 DATABASE, REPORT = "race.db", "report.html"
@@ -62,13 +64,46 @@ def database(out: Path, name: str, storage: str | None) -> str:
     return storage or str(out / name / DATABASE)
 
 
-def existing(out: Path, name: str, storage: str | None) -> str:
-    """Like :func:`database`, for a race that has to exist."""
-    if storage is None and not (out / name / DATABASE).exists():
-        known = sorted(path.parent.name for path in out.glob(f"*/{DATABASE}"))
-        hint = f"it has {', '.join(known)}" if known else "it has none"
-        raise RaceError(f"there is no race {name!r} in {out}; {hint}")
-    return database(out, name, storage)
+@dataclass(frozen=True)
+class Place:
+    """Where a stored race is: its database, its name there, and its folder, which may have been renamed since."""
+
+    database: str
+    name: str
+    folder: Path
+
+
+def stored_race(out: Path, name: str | None, storage: str | None) -> Place:
+    """The race that is resumed.
+
+    A folder may be called for by its own name or by that of the race in it, which differ where somebody renamed the folder.
+
+    Args:
+        out: folder of all races.
+        name: the race's name, or its folder's; ``None``: the latest.
+        storage: database of the race, where it isn't a file in its own folder.
+
+    Raises:
+        RaceError: there is no such race.
+    """
+    name = name or latest_race(out, storage)
+    if storage is not None:
+        return Place(storage, name, out / name)
+    folder = out / name if (out / name / DATABASE).exists() else _folder_with(out, name)
+    names = sorted(_names(str(folder / DATABASE)))
+    return Place(str(folder / DATABASE), names[0] if len(names) == 1 else name, folder)
+
+
+def _folder_with(out: Path, name: str) -> Path:
+    """The folder that holds race ``name``, whatever it is called."""
+    databases = sorted(out.glob(f"*/{DATABASE}"))
+    for path in databases:
+        with suppress(StorageError):  # another folder's broken database is not what was asked for
+            if path.stat().st_size and name in _names(str(path)):
+                return path.parent
+    known = [path.parent.name for path in databases]
+    hint = f"it has {', '.join(known)}" if known else "it has none"
+    raise RaceError(f"there is no race {name!r} in {out}; {hint}")
 
 
 def _names(storage: str) -> set[str]:

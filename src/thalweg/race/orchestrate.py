@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from thalweg.race.conduct import Conductor
+from thalweg.race.devices import check_devices
 from thalweg.race.environment import environment
-from thalweg.race.errors import RaceError
+from thalweg.race.errors import RaceError, ReportError
 from thalweg.race.execute import cpu_count, default_workers, make_executor
-from thalweg.race.folders import REPORT, database, existing, latest_race, new_race
+from thalweg.race.folders import REPORT, database, latest_race, new_race, stored_race
 from thalweg.race.options import check_options
 from thalweg.race.plan import Plan
 from thalweg.race.prepare import AnyTask, check_resumed, load_task, make_plan, task_of
@@ -99,7 +100,8 @@ def race(
     Raises:
         ValueError: a recipe or an option is wrong.
         TaskError: the task can't be trained.
-        RaceError: the race can't start or go on, or its storage can't be used (:class:`StorageError`).
+        RaceError: the race can't start or go on, its storage can't be used (:class:`StorageError`), or its report can't be
+            written (:class:`ReportError`, which holds the result).
 
     Example:
         >>> import tempfile
@@ -128,12 +130,12 @@ def race(
     if tensorboard is not None:
         summary_writer()  # a missing package is an error before the race exists
     enter = _resume if resume else _start
-    store, plan, spec = enter(task, recipes, baseline, asked, Path(out), name, storage, (workers, ray))
+    store, plan, spec, folder = enter(task, recipes, baseline, asked, Path(out), name, storage, (workers, ray))
     with store:
         board = TensorBoard(Path(tensorboard), store.name, plan.metric_name) if tensorboard is not None else None
-        runs = _conduct(store, plan, spec, (workers, ray), board, progress or Silent())
+        runs = _conduct(store, plan, spec, (workers, ray), board, progress or Silent(), folder.name)
     result = result_of(plan, runs, store.name)
-    return write_report(result, Path(out) / store.name / REPORT) if report else result
+    return write_report(result, folder / REPORT) if report else result
 
 
 def report_of(place: str, name: str | None = None, out: str | os.PathLike[str] = "runs") -> RaceResult:
@@ -145,7 +147,8 @@ def report_of(place: str, name: str | None = None, out: str | os.PathLike[str] =
         out: folder of the races' folders, for the report of a race in a database elsewhere.
 
     Raises:
-        RaceError: there is no such race, or it is not finished.
+        RaceError: there is no such race, it is not finished, or its report can't be written (:class:`ReportError`, which
+            holds the result).
     """
     result = stored_result(place, name, out)
     folder = Path(place)
@@ -177,8 +180,8 @@ def result_of(plan: Plan, runs: list[Run], name: str) -> RaceResult:
     order = {recipe: number for number, recipe in enumerate(plan.recipes)}
     runs = sorted(runs, key=lambda run: (order[run.recipe], run.phase == "fresh", run.index))
     fresh = [run for run in runs if run.phase == "fresh"]
-    wanted, steps = plan.conditions.target, plan.conditions.steps
-    target, rule, rows = conclude(runs, plan.recipes, plan.baseline, plan.goal, wanted, steps)
+    wanted, steps, seconds = plan.conditions.target, plan.conditions.steps, plan.conditions.seconds
+    target, rule, rows = conclude(runs, plan.recipes, plan.baseline, plan.goal, wanted, steps, seconds)
     for row in rows:
         settings = next(run.settings for run in fresh if run.recipe == row.name)
         row.settings, row.trials, row.seeds = settings, len(plan.settings[row.name]), plan.seeds
@@ -199,17 +202,18 @@ def result_of(plan: Plan, runs: list[Run], name: str) -> RaceResult:
 
 
 def write_report(result: RaceResult, path: Path) -> RaceResult:
-    """Write the HTML report and note its place in the result."""
+    """Write the HTML report and note its place in the result; a :class:`ReportError` with the result if that fails."""
     from thalweg.report import html
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        result.report = str(path)
         html.write_report(result, path)
     except OSError as error:
-        raise RaceError(
-            f"can't write the report {path}: {error.strerror}; the race is kept, see thalweg report"
+        why = error.strerror or str(error)
+        raise ReportError(
+            f"can't write the report {path}: {why}; the race is kept, see thalweg report", result
         ) from None
+    result.report = str(path)
     return result
 
 
@@ -225,13 +229,14 @@ def _start(
     name: str | None,
     storage: str | None,
     workers: Workers,
-) -> tuple[Storage, Plan, TaskSpec]:
-    """A new race in the storage."""
+) -> tuple[Storage, Plan, TaskSpec, Path]:
+    """A new race in the storage, and its folder."""
     if task is None or recipes is None:
         raise ValueError("a new race needs a task and recipes, e.g. race('digits', ['adamw', 'lion'])")
     spec, loaded = load_task(task)
     plan = make_plan(spec, loaded, recipes, baseline, asked)
     spec = _travelling(spec, loaded, workers)
+    check_devices(plan.conditions, *workers)
     plan = dataclasses.replace(plan, environment=environment(plan.conditions, *_share(plan, workers)))
     name = new_race(out, name, plan.task, storage)
     try:
@@ -242,7 +247,7 @@ def _start(
         with suppress(OSError):
             (out / name).rmdir()  # only if nothing is in it
         raise
-    return store, plan, spec
+    return store, plan, spec, out / name
 
 
 def _resume(
@@ -254,20 +259,22 @@ def _resume(
     name: str | None,
     storage: str | None,
     workers: Workers,
-) -> tuple[Storage, Plan, TaskSpec]:
-    """A stored race, checked against what was asked for."""
-    name = name or latest_race(out, storage)
-    store = Storage(existing(out, name, storage), name)
+) -> tuple[Storage, Plan, TaskSpec, Path]:
+    """A stored race, checked against what was asked for, and its folder."""
+    place = stored_race(out, name, storage)
+    store = Storage(place.database, place.name)
 
     def check() -> tuple[Plan, TaskSpec]:
         plan = store.begin(resume=True)
         assert plan is not None
         spec, loaded = load_task(task if task is not None else task_of(plan, store.name))
         check_resumed(plan, store.name, spec, loaded, recipes, baseline, asked)
+        if len(store.read_runs(plan)) < plan.total:
+            check_devices(plan.conditions, *workers)
         return plan, _travelling(spec, loaded, workers)
 
     plan, spec = _or_close(store, check)
-    return store, plan, spec
+    return store, plan, spec, place.folder
 
 
 def _or_close(store: Storage, action: Callable[[], Any]) -> Any:
@@ -297,9 +304,15 @@ def _share(plan: Plan, workers: Workers) -> tuple[int, int]:
 
 
 def _conduct(
-    store: Storage, plan: Plan, spec: TaskSpec, workers: Workers, board: TensorBoard | None, listener: Listener
+    store: Storage,
+    plan: Plan,
+    spec: TaskSpec,
+    workers: Workers,
+    board: TensorBoard | None,
+    listener: Listener,
+    name: str,
 ) -> list[Run]:
-    """Run what is left, storing every run as it ends."""
+    """Run what is left, storing every run as it ends; ``name`` is what the race can be resumed by."""
 
     def keep(run: Run) -> None:
         store.write_run(plan, run)
@@ -311,7 +324,7 @@ def _conduct(
     if conductor.left:
         executor = make_executor(spec, plan.conditions, *_share(plan, workers), workers[1])
         try:
-            listener.started(store.name, plan, done)
+            listener.started(name, plan, done)
             conductor.run(executor)
         finally:
             executor.close()

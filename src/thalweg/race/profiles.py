@@ -77,7 +77,7 @@ def profiles(results: Sequence[RaceResult], against: Against = "steps", tau_max:
         tau_max: where the score's integral ends (4, as in AlgoPerf).
 
     Raises:
-        RaceError: no race, or a recipe that isn't in every race.
+        RaceError: no race, a recipe that isn't in every race, or steps asked for where the clock ended runs before the target.
         ValueError: ``tau_max`` isn't above 1.
 
     Example:
@@ -134,6 +134,11 @@ def _times(result: RaceResult, recipes: Sequence[str], against: Against) -> _Arr
         runs = sorted(result.runs_of(recipe, "fresh"), key=lambda run: run.seed)
         budget = max((run.steps[-1] for run in runs if run.steps), default=1)
         passed = [passage(run, [result.target], result.goal, budget) for run in runs]
+        if against == "steps" and result.decides == "seconds" and not all(p.reached for p in passed):
+            raise RaceError(
+                f"race {result.name!r} had a budget in seconds, and the clock ended runs of {recipe!r} before the target, so "
+                "nobody knows their steps: count seconds instead (--seconds)"
+            )
         rows.append([(p.steps if against == "steps" else p.seconds)[-1] for p in passed])
     if len({len(row) for row in rows}) > 1 or not rows[0]:
         raise RaceError(f"the recipes of race {result.name!r} don't have the same number of fresh seeds, one or more")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 Outcome = Literal["finished", "diverged", "out_of_memory", "raised", "killed"]
 Goal = Literal["min", "max"]
-Verdict = Literal["baseline", "faster", "slower", "no difference shown", "too few seeds"]
+Verdict = Literal["baseline", "faster", "slower", "no difference shown", "too few seeds", "failed", "no comparison"]
 
 
 @dataclass
@@ -61,8 +61,8 @@ class Run:
 class RecipeResult:
     """One recipe's row: medians over fresh seeds, and paired ratios against the baseline (below 1 is better).
 
-    Times to target are ``None`` where the median run never got there; intervals are ``None`` where there is no
-    comparison. ``final`` is the mean over fresh seeds of the metric at the last evaluation.
+    Times to target are ``None`` where the median run never got there; ratios and intervals are ``None`` where there is no
+    comparison, and ``reason`` says why. ``final`` is the mean over fresh seeds of the metric at the last evaluation.
     """
 
     name: str
@@ -88,6 +88,8 @@ class RecipeResult:
     """Tuned settings whose best value lies at the edge of the searched range."""
     text: str = ""
     """The recipe behind a label."""
+    reason: str = ""
+    """Why a ratio or the whole comparison is missing; empty where nothing is."""
 
 
 @dataclass
@@ -107,6 +109,11 @@ class RaceResult:
     environment: dict[str, Any]
     report: str | None = None
 
+    @property
+    def decides(self) -> Literal["steps", "seconds"]:
+        """Which ratio the verdicts come from: that of the budget's unit."""
+        return "seconds" if self.budget.get("seconds") is not None else "steps"
+
     def runs_of(self, recipe: str, phase: str) -> list[Run]:
         """The runs of one recipe and phase (``"tune"`` or ``"fresh"``), in index order."""
         return sorted((r for r in self.runs if r.recipe == recipe and r.phase == phase), key=lambda r: r.index)
@@ -116,7 +123,7 @@ class RaceResult:
         rows = [dataclasses.asdict(row) for row in self.recipes]
         return jsonable(
             {"task": self.task, "baseline": self.baseline, "target": self.target, "metric": self.metric_name,
-             "goal": self.goal, "recipes": rows, "report": self.report}
+             "goal": self.goal, "decides": self.decides, "recipes": rows, "report": self.report}
         )  # fmt: skip
 
 

@@ -10,12 +10,20 @@ five seeds that happen to agree closely from showing a difference that isn't the
 
 A word is *faster* if the interval of the **steps** ratio lies below 1, *slower* if it lies above, else *no difference
 shown*; with fewer than 3 pairs no word is given. The ratio of seconds stands beside it, with an interval of the same level.
+Where the budget is in seconds, the word comes from the **seconds** ratio instead, and so do Holm's p values: there is no whole
+budget in steps there, since each recipe takes as many as the clock lets it. The steps ratio then stands beside it only where
+every run of both sides got to the target, so that nothing has to be made up.
+
 The level is Holm's: the recipe with the smallest p value of ``k`` gets :math:`\\alpha = 0.05 / k`, the next
 :math:`0.05 / (k - 1)`, and so on while they differ from 1; all others get the first level that showed no difference. So a
-word and the interval beside it never contradict each other, each interval has a level of at least 95%, and the chance of
-any wrong *faster* or *slower* in a race of equal recipes is held at 5%. With one recipe the interval is a plain 95% interval.
+word and the interval beside it never contradict each other, each interval has a level of at least 95%, and the nominal chance
+of any wrong *faster* or *slower* in a race of equal recipes is 5%. With one recipe the interval is a plain 95% interval.
 
-How often the words are wrong, and how often they find a planted slowdown, is measured by ``benchmarks/calibration.py``.
+A recipe of which no fresh run finished is called *failed*. *No comparison* stands where there is nothing to compare with: no fresh
+run of the baseline finished, or the target is met before the first step. :attr:`RecipeResult.reason` says which.
+
+How often the words are wrong, and how often they find a planted slowdown, is measured by ``benchmarks/calibration.py`` for
+budgets in steps.
 """
 
 from __future__ import annotations
@@ -29,32 +37,69 @@ import numpy as np
 from scipy import stats
 
 from thalweg.race.records import Goal, RecipeResult, Run, Verdict
-from thalweg.race.time_to_target import SLACK, Passage, default_target, log_ratios, marks, passage, start_value
+from thalweg.race.time_to_target import (
+    SLACK,
+    Passage,
+    default_target,
+    log_ratios,
+    marks,
+    no_target,
+    passage,
+    start_value,
+)
 
 ALPHA = 0.05
 FEWEST_SEEDS = 3
 SPREAD_FLOOR = 0.05
 """Smallest standard deviation between seeds, of log ratios, that is believed."""
+LITTLE = 0.1
+"""Where the default target is less than this share of the median baseline run's way from the start, that is said."""
 
 Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Log ratios of one recipe to the baseline, one for each seed that says something."""
+    """Log ratios of one recipe to the baseline, one for each seed that says something.
+
+    Args:
+        steps: of steps; empty where the clock ended a run before the target.
+        seconds: of seconds.
+        timed: whether the budget is in seconds, so that seconds decide.
+        silent: pairs in which neither run got to the target.
+        cut: runs of both sides that the clock ended before the target; counted where the budget is in seconds.
+        broken: runs of both sides that did not finish; counted there too.
+    """
 
     steps: list[float]
     seconds: list[float]
+    timed: bool = False
+    silent: int = 0
+    cut: int = 0
+    broken: int = 0
+
+    @property
+    def deciding(self) -> list[float]:
+        """The log ratios that the word comes from."""
+        return self.seconds if self.timed else self.steps
 
     @property
     def judged(self) -> bool:
         """Whether there are enough pairs for a word."""
-        return len(self.steps) >= FEWEST_SEEDS
+        return len(self.deciding) >= FEWEST_SEEDS
 
     def p_value(self) -> float:
-        """Two-sided p value of the steps ratio being 1."""
-        mean, error = mean_and_error(self.steps, SPREAD_FLOOR)
-        return float(2 * stats.t.sf(abs(mean) / error, len(self.steps) - 1))
+        """Two-sided p value of the deciding ratio being 1."""
+        mean, error = mean_and_error(self.deciding, SPREAD_FLOOR)
+        return float(2 * stats.t.sf(abs(mean) / error, len(self.deciding) - 1))
+
+    def reason(self) -> str:
+        """What is missing, in words; empty if nothing is."""
+        if not self.judged and self.silent:
+            return f"neither it nor the baseline reached the target on {_count(self.silent, 'seed')}"
+        if self.cut:
+            return f"no ratio of steps, for the clock ended {_count(self.cut, 'run')} before the target"
+        return f"no ratio of steps, for {_count(self.broken, 'run')} did not finish" if self.broken else ""
 
 
 def conclude(
@@ -64,6 +109,7 @@ def conclude(
     goal: Goal,
     target: float | None,
     budget_steps: int | None,
+    budget_seconds: float | None = None,
 ) -> tuple[float, str, list[RecipeResult]]:
     """Compare recipes with the baseline over the runs of a race.
 
@@ -73,7 +119,8 @@ def conclude(
         baseline: what the others are compared with.
         goal: whether the metric should go down or up.
         target: metric value that counts as done; ``None``: what every finished fresh run of the baseline reaches.
-        budget_steps: optimizer steps of a whole run; ``None`` (a budget in seconds): those of the longest fresh run.
+        budget_steps: optimizer steps of a whole run; ``None`` if the budget is in seconds, which then decide.
+        budget_seconds: seconds of a whole run, where the budget is in seconds; those of the longest fresh run if left out.
 
     Returns:
         The target (NaN if there is none), the rule behind it in words, and one row a recipe in the order of ``recipes``.
@@ -92,22 +139,27 @@ def conclude(
     fresh = {name: [r for r in runs if r.recipe == name and r.phase == "fresh"] for name in {*recipes, baseline}}
     usable = [r for r in fresh[baseline] if r.outcome == "finished" and any(map(math.isfinite, r.metric))]
     value, rule = _target(usable, baseline, goal, target)
-    budget = float(budget_steps or max((r.steps[-1] for rs in fresh.values() for r in rs if r.steps), default=1))
+    missing = _nothing_to_compare(usable, baseline, goal, value, target is not None)
+    steps, seconds = _budget(fresh, budget_steps, budget_seconds)
     levels = marks(start_value(usable), value, goal) if usable else (value,)
-    passages = {name: [passage(run, levels, goal, budget) for run in fresh[name]] for name in fresh}
+    passages = {name: [passage(run, levels, goal, steps, seconds) for run in fresh[name]] for name in fresh}
     compared = {
-        name: _compare(fresh[name], passages[name], fresh[baseline], passages[baseline], budget)
+        name: _compare(fresh[name], passages[name], fresh[baseline], passages[baseline], steps)
         for name in recipes
-        if name != baseline and usable
+        if name != baseline and not missing
     }
     alphas = _holm_levels({name: c.p_value() for name, c in compared.items() if c.judged})
     rows = []
     for name in recipes:
         trials = {str(sorted(r.settings.items())) for r in runs if r.recipe == name and r.phase == "tune"}
         row = _measured(name, fresh[name], passages[name], len(trials))
-        if name == baseline:
-            row.verdict = "baseline"
-        elif name in compared:
+        if fresh[name] and not any(run.outcome == "finished" for run in fresh[name]):
+            row.verdict, row.reason = "failed", f"none of its {_count(len(fresh[name]), 'fresh run')} finished"
+        elif name == baseline:
+            row.verdict, row.reason = "baseline", missing
+        elif missing:
+            row.verdict, row.reason = "no comparison", missing
+        else:
             _add_ratios(row, compared[name], alphas.get(name, ALPHA))
         rows.append(row)
     return value, rule, rows
@@ -143,20 +195,59 @@ def _target(usable: Sequence[Run], baseline: str, goal: Goal, target: float | No
         f"what every finished fresh run of {baseline} reaches: "
         f"their weakest best value, less {SLACK:.0%} of the improvement from the start"
     )
-    return default_target(usable, goal), rule
+    value = default_target(usable, goal)
+    return value, rule + _weak(usable, baseline, goal, value)
+
+
+def _weak(usable: Sequence[Run], baseline: str, goal: Goal, target: float) -> str:
+    """A warning where one run of the baseline sets a target that is only a little better than the start; else empty."""
+    sign = 1 if goal == "min" else -1
+    start, best = start_value(usable), {run.seed: run.best(goal) for run in usable}
+    way, whole = sign * (start - target), sign * (start - median(best.values()))
+    if not 0 < way < LITTLE * whole:
+        return ""
+    weakest = max(best, key=lambda seed: sign * best[seed])
+    return f"; that is only {way / whole:.1%} of the way that its median run made, because of seed {weakest}"
+
+
+def _nothing_to_compare(usable: Sequence[Run], baseline: str, goal: Goal, target: float, given: bool) -> str:
+    """Why no recipe can be compared with the baseline; empty if it can."""
+    if not usable:
+        return f"no fresh run of {baseline} finished"
+    return no_target(usable, target, goal, given)
+
+
+def _budget(fresh: dict[str, list[Run]], steps: int | None, seconds: float | None) -> tuple[float, float]:
+    """Steps and seconds of a whole run, the one that wasn't given NaN."""
+    if steps:
+        return float(steps), math.nan
+    longest = max((r.seconds[-1] for runs in fresh.values() for r in runs if r.seconds), default=math.nan)
+    return math.nan, float(seconds or longest)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _compare(
     mine: Sequence[Run], passed: Sequence[Passage], baseline: Sequence[Run], partners: Sequence[Passage], budget: float
 ) -> Comparison:
     """Pair the runs by seed, in the order of seeds."""
-    by_seed = {run.seed: found for run, found in zip(baseline, partners, strict=True)}
+    by_seed = {run.seed: (run, found) for run, found in zip(baseline, partners, strict=True)}
     pairs = sorted(
-        ((run.seed, found) for run, found in zip(mine, passed, strict=True) if run.seed in by_seed),
+        ((run.seed, run, found) for run, found in zip(mine, passed, strict=True) if run.seed in by_seed),
         key=lambda pair: pair[0],
     )
-    logs = [found for seed, own in pairs if (found := log_ratios(own, by_seed[seed], budget)) is not None]
-    return Comparison([steps for steps, _ in logs], [seconds for _, seconds in logs if math.isfinite(seconds)])
+    logs = [log_ratios(found, by_seed[seed][1], budget) for seed, _, found in pairs]
+    said = [found for found in logs if found is not None]
+    steps, seconds = [steps for steps, _ in said], [seconds for _, seconds in said if math.isfinite(seconds)]
+    silent = len(logs) - len(said)
+    if not math.isnan(budget):
+        return Comparison(steps, seconds, silent=silent)
+    both = [side for seed, run, found in pairs for side in ((run, found), by_seed[seed])]
+    missed = [run.outcome for run, found in both if not found.reached]
+    cut = missed.count("finished")
+    return Comparison([] if missed else steps, seconds, True, silent, cut, len(missed) - cut)
 
 
 def _holm_levels(p_values: dict[str, float]) -> dict[str, float]:
@@ -173,7 +264,9 @@ def _holm_levels(p_values: dict[str, float]) -> dict[str, float]:
 def _add_ratios(row: RecipeResult, found: Comparison, alpha: float) -> None:
     row.steps_ratio, row.steps_ratio_ci = _ratio(found.steps, alpha)
     row.seconds_ratio, row.seconds_ratio_ci = _ratio(found.seconds, alpha)
-    row.verdict = _word(row.steps_ratio_ci) if found.judged else "too few seeds"
+    deciding = row.seconds_ratio_ci if found.timed else row.steps_ratio_ci
+    row.verdict = _word(deciding) if found.judged else "too few seeds"
+    row.reason = found.reason()
 
 
 def _ratio(logs: Sequence[float], alpha: float) -> tuple[float | None, Interval | None]:

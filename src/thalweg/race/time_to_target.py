@@ -9,7 +9,8 @@ over the marks, so every halving of what is missing weighs the same, whatever th
 Rules, each checked by ``benchmarks/calibration.py``:
 
 - *Default target*: the weakest best value of the baseline's fresh runs, given back by :data:`SLACK` of the improvement
-  from the start. Without the slack one baseline run would cross exactly at its best point and a sixth of equally good
+  from the start; nothing where there is no improvement.
+  Without the slack one baseline run would cross exactly at its best point and a sixth of equally good
   runs (of 5 seeds) would never get there, while no baseline run could fail. For a single target that made 6.8% of the
   words between equals false, with a ratio of 1.02 on average; with the slack 4.7% and 1.00.
 - *Crossings* are interpolated linearly between evaluations on the best value so far. Taking the first evaluation that is
@@ -20,6 +21,11 @@ Rules, each checked by ``benchmarks/calibration.py``:
   budget over the partner's time to the target: it never counts as faster than a run that arrived.
 - *A run that did not finish* (diverged, raised, ...) counts as having missed every mark.
 - *Neither gets there*: the pair says nothing about the time to the target and is left out.
+- *A target that a baseline run meets before its first step* says nothing about training: no pair is compared
+  (:func:`no_target`).
+- *A budget in seconds* has no whole budget in steps: a recipe with slower steps takes fewer of them before the clock ends the
+  run, and how many it would have needed isn't known. There the seconds of the budget count for what was missed, and the ratio
+  of steps is not a number.
 """
 
 from __future__ import annotations
@@ -46,7 +52,7 @@ class Passage:
     Args:
         steps: optimizer steps to each mark, at least 1; the last one is the target's.
         seconds: seconds of training to each mark.
-        whole_seconds: seconds of the whole budget, as far as this run tells; NaN if it tells nothing.
+        whole_seconds: seconds of the whole budget: given, or as far as this run tells; NaN if it tells nothing.
     """
 
     steps: tuple[float, ...]
@@ -59,15 +65,21 @@ class Passage:
         return math.isfinite(self.steps[-1])
 
 
+def first_value(run: Run) -> float:
+    """The first finite metric value of ``run``; NaN if there is none."""
+    return next((m for m in run.metric if math.isfinite(m)), math.nan)
+
+
 def start_value(runs: Sequence[Run]) -> float:
     """Median of the first finite metric values of ``runs``; NaN if there is none."""
-    first = [next((m for m in run.metric if math.isfinite(m)), math.nan) for run in runs]
-    finite = [value for value in first if math.isfinite(value)]
+    finite = [value for value in map(first_value, runs) if math.isfinite(value)]
     return float(np.median(finite)) if finite else math.nan
 
 
 def default_target(baseline: Sequence[Run], goal: Goal) -> float:
     """What every run of ``baseline`` reaches: their weakest best value, less :data:`SLACK` of the improvement.
+
+    Where the weakest best value is no better than the median start, there is no improvement to give back a part of.
 
     Args:
         baseline: finished runs, each with a finite metric value.
@@ -79,7 +91,42 @@ def default_target(baseline: Sequence[Run], goal: Goal) -> float:
         1.01
     """
     weakest = (max if goal == "min" else min)(run.best(goal) for run in baseline)
-    return weakest + SLACK * (start_value(baseline) - weakest)
+    improvement = start_value(baseline) - weakest
+    return weakest + SLACK * (max(0.0, improvement) if goal == "min" else min(0.0, improvement))
+
+
+def no_target(baseline: Sequence[Run], target: float, goal: Goal, given: bool) -> str:
+    """Why nothing can be compared at ``target``: a run of the baseline meets it before the first step; else empty.
+
+    Args:
+        baseline: finished runs, each with a finite metric value.
+        target: the target.
+        goal: whether the metric should go down or up.
+        given: whether somebody chose the target, so that it isn't the baseline's own doing.
+
+    Example:
+        >>> runs = [Run("adamw", "fresh", i, i, {}, metric=[2.0, best]) for i, best in enumerate((0.9, 2.1))]
+        >>> no_target(runs, default_target(runs, "min"), "min", given=False)
+        'the baseline did not improve on seed 1'
+    """
+    met = [run for run in baseline if _as_good(first_value(run), target, goal)]
+    if not met:
+        return ""
+    if given:
+        return f"the target is met before the first step on {_seeds(met)} of the baseline"
+    stuck = [run for run in baseline if _as_good(first_value(run), run.best(goal), goal)]
+    if stuck:
+        return f"the baseline did not improve on {_seeds(stuck)}"
+    return f"the baseline's weakest run ends no better than its start on {_seeds(met)}"
+
+
+def _as_good(value: float, other: float, goal: Goal) -> bool:
+    return value <= other if goal == "min" else value >= other
+
+
+def _seeds(runs: Sequence[Run]) -> str:
+    numbers = [str(seed) for seed in sorted({run.seed for run in runs})]
+    return f"seed {numbers[0]}" if len(numbers) == 1 else f"seeds {', '.join(numbers[:-1])} and {numbers[-1]}"
 
 
 def marks(start: float, target: float, goal: Goal) -> tuple[float, ...]:
@@ -93,7 +140,9 @@ def marks(start: float, target: float, goal: Goal) -> tuple[float, ...]:
     return tuple(target + missing * (start - target) for missing in MISSING) if worse else (target,)
 
 
-def passage(run: Run, values: Sequence[float], goal: Goal, budget_steps: float) -> Passage:
+def passage(
+    run: Run, values: Sequence[float], goal: Goal, budget_steps: float, budget_seconds: float = math.nan
+) -> Passage:
     """When ``run`` passed the metric values ``values``, none of them if it did not finish.
 
     Args:
@@ -101,11 +150,12 @@ def passage(run: Run, values: Sequence[float], goal: Goal, budget_steps: float) 
         values: marks, from the easiest to the target.
         goal: whether the metric should go down or up.
         budget_steps: steps of the whole budget, for estimating its seconds where the run ended early.
+        budget_seconds: seconds of the whole budget, where that was given in seconds; else NaN.
     """
     arrived = run.outcome == "finished"
     steps = tuple(steps_to(run, value, goal) if arrived else math.inf for value in values)
     seconds = tuple(_seconds_at(run, step) for step in steps)
-    return Passage(steps, seconds, _whole_seconds(run, budget_steps))
+    return Passage(steps, seconds, _whole_seconds(run, budget_steps, budget_seconds))
 
 
 def steps_to(run: Run, value: float, goal: Goal) -> float:
@@ -138,8 +188,14 @@ def steps_to(run: Run, value: float, goal: Goal) -> float:
 def log_ratios(run: Passage, partner: Passage, budget_steps: float) -> tuple[float, float] | None:
     """Log of the ratio of ``run`` to ``partner`` in steps and in seconds; exchanging the two changes the sign only.
 
+    Args:
+        run: a run of a recipe.
+        partner: the baseline's run on the same seed.
+        budget_steps: steps of the whole budget; NaN if it is in seconds.
+
     Returns:
-        The two logs, the second NaN where seconds are unknown; ``None`` if neither run got to the target.
+        The two logs, each NaN where it can't be known: steps where the clock ended a run before the target, seconds where
+        none were measured. ``None`` if neither run got to the target.
     """
     if not run.reached and not partner.reached:
         return None
@@ -169,9 +225,11 @@ def _seconds_at(run: Run, step: float) -> float:
     return float(np.interp(step, run.steps, run.seconds)) if math.isfinite(step) else math.inf
 
 
-def _whole_seconds(run: Run, budget_steps: float) -> float:
-    """Seconds that the whole budget takes this run: measured, or from its time for a step where it ended early."""
+def _whole_seconds(run: Run, budget_steps: float, budget_seconds: float) -> float:
+    """Seconds that the whole budget takes this run: given, measured, or from its time for a step where it ended early."""
     measured = run.seconds[-1] if run.seconds else math.nan
+    if math.isfinite(budget_seconds):
+        return max(budget_seconds, measured) if math.isfinite(measured) else budget_seconds  # the last step may overrun
     estimate = run.step_seconds * budget_steps
     if run.outcome == "finished" or not estimate > measured:
         return measured if math.isfinite(measured) and measured > 0 else estimate

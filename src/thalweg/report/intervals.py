@@ -175,7 +175,8 @@ def _ratio_row(row: RecipeResult, mark: Mark, of: str) -> Row:
         (row.steps_ratio, row.steps_ratio_ci) if of == "steps" else (row.seconds_ratio, row.seconds_ratio_ci)
     )
     if value is None:
-        return Row(row.name, mark, math.nan, text="no comparison")
+        nothing = row.steps_ratio is None and row.seconds_ratio is None
+        return Row(row.name, mark, math.nan, text="no comparison" if nothing else f"no ratio of {of}")
     span = interval(bounds)
     low, high = _bounds(bounds)
     return Row(row.name, mark, _float(value), low, high, ratio(value) + (f"  ({span})" if span else ""))

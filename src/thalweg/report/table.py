@@ -9,9 +9,9 @@ from thalweg.race.records import RaceResult, RecipeResult
 from thalweg.report.numbers import MISSING, duration, interval, number, ratio, size
 from thalweg.report.order import ordered
 from thalweg.report.text import clean
-from thalweg.report.words import interval_name, target_text
+from thalweg.report.words import interval_name, reasons, target_text
 
-_STYLES = {"faster": "green", "slower": "red", "baseline": "dim"}
+_STYLES = {"faster": "green", "slower": "red", "failed": "red", "baseline": "dim"}
 
 
 WIDE = 110
@@ -21,6 +21,8 @@ WIDE = 110
 def race_table(result: RaceResult, width: int = WIDE) -> Table:
     """One row a recipe: verdict, ratios with intervals, final metric, step time, memory, and what went wrong.
 
+    Below it stands why a ratio is missing, where one is.
+
     Every cell is a :class:`rich.text.Text`, so that brackets in a recipe's name are not taken for markup.
 
     Args:
@@ -29,6 +31,10 @@ def race_table(result: RaceResult, width: int = WIDE) -> Table:
     """
     title = Text(f"{clean(result.task)}: {target_text(result)}", style="bold")
     caption = Text(f"ratios against {clean(result.baseline)}, below 1 is better ({interval_name(result)})", style="dim")
+    if result.decides == "seconds":
+        caption.append("; verdicts from seconds, the budget's unit")
+    for reason in reasons(result):
+        caption.append(f"\n{reason}")
     headings = [
         "steps ratio",
         "seconds ratio",

@@ -29,7 +29,7 @@ def metric_curves(result: RaceResult, against: Against = "steps", scale: Scale =
     Raises:
         ValueError: ``scale`` can't show these values; :func:`metric_scales` says which can.
     """
-    curves = _curves(result, "metric")
+    curves = _curves(result, "metric", against)
     if scale not in metric_scales(result):
         raise ValueError(f"scale {scale!r} can't show these values; use one of {', '.join(metric_scales(result))}")
     unit = "steps" if against == "steps" else "seconds"
@@ -58,10 +58,10 @@ def train_loss_scales(result: RaceResult) -> list[Scale]:
     return _scales(_curves(result, "train_loss"), "min")
 
 
-def _curves(result: RaceResult, key: Literal["metric", "train_loss"]) -> dict[str, Curve]:
+def _curves(result: RaceResult, key: Literal["metric", "train_loss"], against: Against = "steps") -> dict[str, Curve]:
     goal = result.goal if key == "metric" else "min"
     points = max(24, min(90, 900 // max(1, len(result.recipes))))
-    found = {name: curve(result.runs_of(name, "fresh"), key, goal) for name in marks(result)}
+    found = {name: curve(result.runs_of(name, "fresh"), key, goal, against) for name in marks(result)}
     return {name: downsample(value, points) for name, value in found.items() if value is not None}
 
 

@@ -10,6 +10,12 @@ from thalweg.report.numbers import duration, finite, interval, number, ratio, st
 from thalweg.report.order import ordered
 from thalweg.report.text import clean, count, listing, shorten
 
+FALSE_WORDS = {False: (0.017, 0.0535, 0.0642), True: (0.0, 0.043, 0.0528)}
+"""How many races between equals used a false word, with one recipe beside the baseline and with five: the smallest and the
+largest rate over numbers of seeds and spacings of evaluations, and the largest upper end of their 95% intervals.
+
+From ``benchmarks/results/calibration.json``; a test holds them together."""
+
 _NAMED = 3
 """Up to so many recipes a headline names; more are counted."""
 
@@ -48,6 +54,12 @@ def headline(result: RaceResult) -> str:
     few = [row.name for row in others if row.verdict == "too few seeds"]
     if few:
         parts.append(f"too few seeds for a verdict on {_named(few)}")
+    lost = [row.name for row in ordered(result) if row.verdict == "failed"]
+    if lost:
+        parts.append(f"no run of {_named(lost)} finished")
+    none = [row for row in others if row.verdict == "no comparison"]
+    if none:
+        parts.append(f"{_named([row.name for row in none])} can’t be compared with {base}: {clean(none[0].reason)}")
     text = "; ".join(parts)
     return (text[0].upper() + text[1:] if text.startswith(("no ", "too ")) else text) + "."
 
@@ -55,6 +67,15 @@ def headline(result: RaceResult) -> str:
 def answers(result: RaceResult) -> list[Answer]:
     """One sentence a recipe, in the order of the report."""
     return [_answer(row, result) for row in ordered(result)]
+
+
+def reasons(result: RaceResult) -> list[str]:
+    """Why ratios are missing, a line for each reason with the recipes that it holds for."""
+    found: dict[str, list[str]] = {}
+    for row in ordered(result):
+        if row.reason:
+            found.setdefault(clean(row.reason), []).append(row.name)
+    return [f"{_named(names)}: {reason}" for reason, names in found.items()]
 
 
 def target_text(result: RaceResult) -> str:
@@ -89,10 +110,11 @@ def _answer(row: RecipeResult, result: RaceResult) -> Answer:
     if row.name == result.baseline:
         return Answer(clean(row.name), "baseline", _baseline_sentence(row, result), _aside(row))
     pieces: list[tuple[str, bool]] = []
-    for value, bounds, unit in (
+    ratios = [
         (row.steps_ratio, row.steps_ratio_ci, "steps"),
         (row.seconds_ratio, row.seconds_ratio_ci, "seconds"),
-    ):
+    ]
+    for value, bounds, unit in ratios if result.decides == "steps" else reversed(ratios):
         if value is None or math.isnan(value):
             continue
         span = interval(bounds)
@@ -101,7 +123,9 @@ def _answer(row: RecipeResult, result: RaceResult) -> Answer:
         name = "" if len(pieces) > 2 else "95% interval " if _compared(result) == 1 else "interval "
         pieces.append((f" ({name}{span})" if span else "", False))
     if pieces:
-        pieces.append((".", False))
+        pieces.append((f"; {clean(row.reason)}." if row.reason else ".", False))
+    elif row.reason:
+        pieces.append((f"No comparison: {clean(row.reason)}.", False))
     elif row.seeds and row.diverged + row.failed >= row.seeds:
         pieces.append((f"No comparison: none of its {count(row.seeds, 'fresh run')} finished.", False))
     else:
@@ -110,6 +134,8 @@ def _answer(row: RecipeResult, result: RaceResult) -> Answer:
 
 
 def _baseline_sentence(row: RecipeResult, result: RaceResult) -> list[tuple[str, bool]]:
+    if row.reason:
+        return [(f"Nothing can be compared with it: {clean(row.reason)}.", False)]
     if not finite(row.steps_to_target):
         return [(f"Its median run did not reach the target ({target_text(result)}).", False)]
     pieces = [(f"Reaches {target_text(result)} in ", False), (f"{steps(row.steps_to_target)} steps", True)]
@@ -190,22 +216,33 @@ def _timing(result: RaceResult) -> str:
 
 
 def _intervals(result: RaceResult) -> str:
-    return (
+    text = (
         "A ratio is a recipe’s steps (or seconds) over the baseline’s on the same seed: the geometric mean over the marks, then "
         "over the seeds. Below 1 is better. Its interval is Student’s, from how much the log ratios differ between seeds, with "
         "a standard deviation of at least 0.05, so that a few seeds that agree by chance don’t make it too narrow."
     )
+    if result.decides == "steps":
+        return text
+    return (
+        f"{text} The budget was in seconds, so a recipe with slower steps took fewer of them, and how many it would have needed "
+        "isn’t known where the clock ended a run before the target: there no ratio of steps is given."
+    )
 
 
 def _verdicts(result: RaceResult) -> str:
-    text = "“Faster” means that the whole interval of the steps ratio lies below 1, “slower” that it lies above; the point "
-    text += "in its middle decides nothing."
-    if _compared(result) > 1:
+    text = f"“Faster” means that the whole interval of the {result.decides} ratio lies below 1, “slower” that it lies above; the "
+    text += "point in its middle decides nothing."
+    if several := _compared(result) > 1:
         text += f" {_compared(result)} recipes are compared with one baseline, so the intervals are widened by Holm’s method: "
-        text += "each holds at least 95%, and the chance of any false word is at most 5%."
+        text += "each has a nominal level of at least 95%, and any false word a nominal chance of 5%."
     else:
-        text += " It is a 95% interval."
-    return text + " With fewer than 3 seeds no word is given."
+        text += " It is a 95% interval, so a false word has a nominal chance of 5%."
+    low, high, most = FALSE_WORDS[several]
+    text += " Measured on one task with a budget in steps and 3 to 8 seeds" + (
+        ", for five equal copies" if several else ""
+    )
+    text += f", it was {low:.1%} to {high:.1%}, and with the measurement’s own error up to {most:.1%}."
+    return text + " With fewer than 3 seeds no word is given. “Failed” means that no fresh run finished."
 
 
 def interval_name(result: RaceResult) -> str:
