@@ -83,6 +83,63 @@ def test_a_race_prints_a_table_and_writes_a_report(run, small, tmp_path):
     assert (tmp_path / "runs" / "mine-2" / "race.db").exists()
 
 
+def test_a_report_that_can_not_be_written_does_not_hide_the_result(run, small, tmp_path):
+    short = [*small[:-5], "1", "--seeds", "1", "--workers", "0"]
+    assert run(*short).returncode == 0
+    report = tmp_path / "runs" / "mine" / "report.html"
+    report.unlink()
+    report.mkdir()
+    done, told = run("race", "--resume"), run("report", "runs/mine", "--json")
+    assert "lion" in done.stdout and "Report:" not in done.stdout
+    assert json.loads(told.stdout)["report"] is None
+    for each in (done, told):
+        assert each.returncode == 2
+        assert "can't write the report runs/mine/report.html: Is a directory" in each.stderr
+
+
+def test_a_renamed_folder_is_resumed(run, small, tmp_path):
+    assert run(*[*small[:-5], "1", "--seeds", "1", "--workers", "0"], "--name", "k").returncode == 0
+    (tmp_path / "runs" / "k").rename(tmp_path / "runs" / "renamed")
+    (tmp_path / "runs" / "other").mkdir()
+    (tmp_path / "runs" / "other" / "race.db").write_text("not a database")
+    os.utime(tmp_path / "runs" / "other" / "race.db", (0, 0))
+    for words in ([], ["--name", "k"], ["--name", "renamed"]):
+        (tmp_path / "runs" / "renamed" / "report.html").unlink()
+        done = run("race", "--resume", *words)
+        assert done.returncode == 0, done.stderr
+        assert "Report: runs/renamed/report.html" in done.stdout
+    assert not (tmp_path / "runs" / "k").exists()
+    assert "there is no race 'j' in runs; it has other, renamed" in run("race", "--resume", "--name", "j").stderr
+
+
+def test_a_race_of_which_no_run_finishes_is_a_failure(run, tmp_path):
+    """The loss can't be computed once training has begun; the task's check, one batch and one evaluation, went well."""
+    broken = GOOD.replace("nn.functional.mse_loss", "loss")
+    loss = "calls = []\ndef loss(outputs, targets):\n    calls.append(1)\n    assert len(calls) < 9, 'no more'\n"
+    loss += "    return nn.functional.mse_loss(outputs, targets)\n"
+    (tmp_path / "broken.py").write_text(f"{HEAD}{loss}def task():\n    return {broken}\n")
+    done = run(
+        "race", "--task", "broken.py", "adamw", "lion", "--trials", "1", "--seeds", "3", "--workers", "0", "--json"
+    )
+    assert done.returncode == 1
+    assert "no run finished; the first, of adamw: raised: AssertionError: no more (broken.py:" in done.stderr
+    rows = json.loads(done.stdout)["recipes"]
+    assert [row["verdict"] for row in rows] == ["failed", "failed"]
+    assert rows[1]["reason"] == "none of its 3 fresh runs finished"
+
+
+def test_a_budget_in_seconds(run, small):
+    done = run(*small, "--seconds", "0.05", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(
+        done.stdout[done.stdout.index("{") :]
+    )  # the task prints, too, when it runs in the test's process
+    assert result["decides"] == "seconds"
+    for row in result["recipes"][1:]:
+        measured = row["reached"] == row["seeds"] == result["recipes"][0]["reached"]
+        assert (row["steps_ratio"] is not None) == measured
+
+
 def test_json_is_all_there_is_on_standard_output(small, tmp_path):
     """In a process of its own, where a task's prints go to the real standard output."""
     command = [sys.executable, "-m", "thalweg.cli", *small, "--json"]
@@ -154,6 +211,7 @@ def test_a_bad_task_file_is_one_line(run, tmp_path, text, message):
         (["race", "--nope"], 2, "--nope"),
         (["race", "adamw", "--task", "digits", "--stop-at-target"], 2, "stop_at_target needs a target"),
         (["race", "adamw", "--task", "digits", "--name", "a/b"], 2, "race name 'a/b'"),
+        (["race", "adamw", "--task", "digits", "--device", "mps"], 2, "device 'mps': torch finds none on this machine"),
         (["race", "--resume"], 2, "no race to resume in runs"),
         (["race", "--resume", "--name", "x"], 2, "no race 'x' in runs; it has none"),
         (["race", "adamw", "--task", "digits", "--storage", "mysql://u:pw12345@h/d"], 3, "driver is missing"),

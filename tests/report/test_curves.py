@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -66,3 +67,44 @@ def test_many_runs_have_a_band_between_quartiles() -> None:
     assert found is not None
     np.testing.assert_allclose(found.median, np.median(values, axis=0))
     np.testing.assert_allclose([found.low, found.high], np.quantile(values, [0.25, 0.75], axis=0))
+
+
+def timed(index: int, pace: float, budget: float = 2.0, outcome: str = "finished") -> Run:
+    """A run under a budget in seconds: steps of ``pace`` seconds, evaluated 25 times, each after a step more or less."""
+    marks = np.linspace(0, budget, 26)
+    steps = sorted({int(np.ceil(mark / pace)) for mark in marks})
+    metric = [2.0 ** (-step / 50) for step in steps]
+    seconds = [pace * step for step in steps]
+    return Run("a", "fresh", index, index, {}, outcome, "", steps, seconds, [math.nan, *metric[1:]], metric)  # type: ignore[arg-type]
+
+
+def test_runs_under_a_time_limit_are_interpolated_to_where_half_of_them_end() -> None:
+    runs = [timed(i, pace) for i, pace in enumerate((0.0101, 0.0117, 0.0131, 0.0149, 0.0213))]
+    for against in ("steps", "seconds"):
+        found = curve(runs, "metric", "min", against)  # type: ignore[arg-type]
+        assert found is not None and len(found.steps) == 26
+        assert (np.diff(found.steps) >= 0).all() and (np.diff(found.seconds) >= 0).all()
+    over_steps, over_seconds = (curve(runs, "metric", "min", a) for a in ("steps", "seconds"))  # type: ignore[arg-type]
+    assert over_steps is not None and over_seconds is not None
+    # Three of the five still run at the end of the third; all of them use their seconds.
+    assert over_steps.steps[-1] == runs[2].steps[-1] and over_seconds.seconds[-1] >= 2.0
+    np.testing.assert_allclose(over_steps.median, 2.0 ** (-over_steps.steps / 50), rtol=0.02)
+    np.testing.assert_allclose(over_seconds.median, 2.0 ** (-over_seconds.seconds / 0.0131 / 50), rtol=0.03)
+
+
+def test_a_failed_run_under_a_time_limit_counts_as_the_worst() -> None:
+    broken = dataclasses.replace(timed(2, 0.0131), outcome="diverged")
+    for key in ("steps", "seconds", "train_loss", "metric"):
+        setattr(broken, key, getattr(broken, key)[:5])
+    runs = [timed(0, 0.0101), timed(1, 0.0117), broken]
+    found = curve(runs, "metric", "min", "seconds")
+    assert found is not None and found.crosses == ((broken.steps[-1], broken.seconds[-1], broken.metric[-1]),)
+    assert not found.lost and found.seconds[-1] >= 2.0
+    late = found.seconds > broken.seconds[-1]
+    np.testing.assert_allclose(found.median[late], 2.0 ** (-found.seconds[late] / 0.0117 / 50), rtol=0.03)
+
+
+def test_seconds_never_run_backwards_where_a_slow_run_ends() -> None:
+    slow = dataclasses.replace(run(1, [3, 2]), seconds=[0.0, 9.0], outcome="diverged")
+    found = curve([run(0, [3, 2, 1]), slow, run(2, [3, 2, 1])], "metric", "min")
+    assert found is not None and (np.diff(found.seconds) >= 0).all()

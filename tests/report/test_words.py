@@ -1,9 +1,13 @@
 import dataclasses
+import json
+from pathlib import Path
 
 import pytest
 
 from thalweg.race.records import RaceResult
-from thalweg.report.words import answers, headline, method_points, target_text
+from thalweg.report.intervals import ratio_forest
+from thalweg.report.table import race_table
+from thalweg.report.words import FALSE_WORDS, answers, headline, method_points, reasons, target_text
 
 
 def method(result: RaceResult) -> dict[str, str]:
@@ -73,3 +77,58 @@ def test_the_target_names_its_direction(race: RaceResult, races: dict[str, RaceR
     assert target_text(race).startswith("accuracy ≥ ")
     assert target_text(races["error goes down"]).startswith("error ≤ ")
     assert target_text(races["all killed"]) == "no target for accuracy"
+
+
+def test_a_budget_in_seconds_is_told_in_seconds(race: RaceResult) -> None:
+    rows = [dataclasses.replace(row) for row in race.recipes]
+    lost = next(row for row in rows if row.name == "muon")
+    lost.steps_ratio = lost.steps_ratio_ci = None
+    lost.reason = "no ratio of steps, for the clock ended 2 runs before the target"
+    timed = dataclasses.replace(race, recipes=rows, budget={"seconds": 2.0})
+    assert "the whole interval of the seconds ratio" in method(timed)["The words"]
+    assert "no ratio of steps is given" in method(timed)["Ratios and intervals"]
+    assert "no ratio of steps is given" not in method(race)["Ratios and intervals"]
+    said = {a.name: "".join(text for text, _ in a.sentence) for a in answers(timed)}
+    assert "× the seconds" in said["muon"] and "× the steps" not in said["muon"]
+    assert said["muon"].endswith("; no ratio of steps, for the clock ended 2 runs before the target.")
+    assert said["sgd"].index("× the seconds") < said["sgd"].index("× the steps")
+    ratios = [row.seconds_ratio for row in (timed.recipes[0], *timed.recipes[1:]) if row.seconds_ratio is not None]
+    order = [a.name for a in answers(timed)[1:]]
+    by_name = {row.name: row.seconds_ratio for row in rows}
+    assert [by_name[name] for name in order] == sorted(ratios)
+    assert "muon: no ratio of steps" in (ratio_forest(timed, "steps").description or "")
+    assert "verdicts from seconds" in str(race_table(timed).caption) and lost.reason in str(race_table(timed).caption)
+
+
+def test_why_nothing_is_compared(race: RaceResult) -> None:
+    rows = [dataclasses.replace(row, reason="the baseline did not improve on seed 3") for row in race.recipes[:3]]
+    for row in rows[1:]:
+        row.verdict, row.steps_ratio, row.seconds_ratio = "no comparison", None, None
+    result = dataclasses.replace(race, recipes=rows)
+    assert headline(result).endswith(" can’t be compared with adamw: the baseline did not improve on seed 3.")
+    assert [a.sentence[0][0] for a in answers(result)] == [
+        "Nothing can be compared with it: the baseline did not improve on seed 3.",
+        *["No comparison: the baseline did not improve on seed 3."] * 2,
+    ]
+    assert reasons(result) == [
+        f"{rows[0].name}, {rows[1].name} and {rows[2].name}: the baseline did not improve on seed 3"
+    ]
+    rows[1].verdict = rows[2].verdict = "failed"
+    assert headline(result) == f"No run of {rows[1].name} and {rows[2].name} finished."
+
+
+def test_the_rates_of_false_words_are_the_measured_ones(race: RaceResult, races: dict[str, RaceResult]) -> None:
+    measured = json.loads((Path(__file__).parents[2] / "benchmarks" / "results" / "calibration.json").read_text())[
+        "rows"
+    ]
+    for several, kind in ((False, "A/A"), (True, "A/A, 5 copies")):
+        rows = [row for row in measured if row["method"] == "race" and row["race"] == kind]
+        rates = [row["rate"] for row in rows]
+        found = (min(rates), max(rates), max(row["rate_ci"][1] for row in rows))
+        assert FALSE_WORDS[several] == pytest.approx(found, abs=5e-5)
+    assert "it was 0.0% to 4.3%, and with the measurement’s own error up to 5.3%" in method(race)["The words"]
+    assert (
+        "it was 1.7% to 5.3%, and with the measurement’s own error up to 6.4%"
+        in method(races["no tuning"])["The words"]
+    )
+    assert "at most 5%" not in " ".join(method(race).values())

@@ -105,9 +105,11 @@ def _interpolated(
     places = [x for x, _ in lines if len(x)]
     last = np.array([x[-1] if len(x) else 0.0 for x, _ in lines])
     failed = np.array([not line.finished for line in series])
-    # A run that failed counts as the worst for ever; one that finished has nothing to say beyond its end.
-    shared = [x[-1] for x in places if 2 * (failed | (last >= x[-1])).sum() >= len(series)]
-    stop = max(shared, default=max(last))
+    # A run that failed counts as the worst for ever; one that finished has nothing to say beyond its end, and must not leave the
+    # median to those that failed.
+    going = np.array([(~failed & (last >= end)).sum() for end in last])
+    shared = last[~failed & (2 * going >= (~failed).sum()) & (going > failed.sum())]
+    stop = shared.max() if shared.size else last.max()
     start = min(max(x[0] for x in places), stop)
     grid = np.linspace(start, stop, max(2, int(np.median([len(x) for x in places]))))
     rows = np.array([[worst if bad else math.nan] * len(grid) for bad in failed])
