@@ -197,3 +197,11 @@ class ByHand(GradientRegularizedNewton):
 def test_the_public_checks_that_apply(check: str) -> None:
     """The others want groups, sparse or missing gradients, or the step of backward alone; this one needs the loss around it."""
     check_optimizer(ByHand, curvature="hessian", checks=[check])
+
+
+def test_quantized_weights_are_passed_over() -> None:
+    net, closure = problem()
+    frozen = nn.Parameter(torch.arange(3), requires_grad=False)
+    before = weights(net)
+    GradientRegularizedNewton([*net.parameters(), frozen]).step(closure)
+    assert not torch.equal(weights(net), before) and torch.equal(frozen, torch.arange(3))
