@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 
+from thalweg.linalg import convex_kernels
+
 torch.set_num_threads(1)  # two test processes share the machine; small tensors gain nothing from more
+
+
+@pytest.fixture(autouse=True)
+def own_kernels() -> Iterator[None]:
+    """A kernel that one test registers, or one docstring, stands in no other test's messages."""
+    before = dict(convex_kernels._KERNELS)
+    yield
+    convex_kernels._KERNELS.clear()
+    convex_kernels._KERNELS.update(before)
 
 
 @pytest.fixture(scope="session")
