@@ -34,7 +34,7 @@ from thalweg.optim import (
 )
 from thalweg.optim.engine import owners
 
-STEPS = 12
+STEPS = 20
 
 
 def build() -> nn.Module:
