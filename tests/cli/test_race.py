@@ -135,8 +135,11 @@ def test_a_budget_in_seconds(run, small):
         done.stdout[done.stdout.index("{") :]
     )  # the task prints, too, when it runs in the test's process
     assert result["decides"] == "seconds"
-    for row in result["recipes"][1:]:
-        measured = row["reached"] == row["seeds"] == result["recipes"][0]["reached"]
+    baseline, *others = result["recipes"]
+    for row in others:
+        if row["verdict"] == "no comparison":  # on a busy machine the clock may end a run after a step that gained nothing
+            assert row["reason"] == baseline["reason"] != ""
+        measured = row["verdict"] != "no comparison" and row["reached"] == row["seeds"] == baseline["reached"]
         assert (row["steps_ratio"] is not None) == measured
 
 
