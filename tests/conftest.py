@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import gc
+import importlib.util
 import os
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from thalweg.linalg import convex_kernels
+
+spec = importlib.util.spec_from_file_location("forked", Path(__file__).with_name("forked.py"))
+assert spec is not None and spec.loader is not None
+forked = importlib.util.module_from_spec(spec)
+sys.modules[spec.name] = forked
+spec.loader.exec_module(forked)
 
 torch.set_num_threads(1)  # two test processes share the machine; small tensors gain nothing from more
 
@@ -20,6 +31,36 @@ def own_kernels() -> Iterator[None]:
     yield
     convex_kernels._KERNELS.clear()
     convex_kernels._KERNELS.update(before)
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Any]:
+    """Where programs are forked from, one for all tests of this process."""
+    forks = forked.Forks()
+    yield forks
+    forks.close()
+
+
+@pytest.fixture
+def start_python(forks: Any) -> Iterator[Callable[..., Any]]:
+    """``start_python("-m", "thalweg.cli", ...)``: start a program and go on; it doesn't outlive the test."""
+    started = []
+
+    def start(*words: str, **options: Any) -> Any:
+        started.append(forks.start(*words, **options))
+        return started[-1]
+
+    yield start
+    for program in started:
+        program.kill()
+        program.communicate()
+
+
+@pytest.fixture
+def settled_heap() -> None:
+    """Leave what was imported by now out of garbage collections: each run of a race makes one, which costs a third of a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

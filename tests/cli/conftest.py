@@ -24,6 +24,11 @@ class Done:
     stderr: str
 
 
+@pytest.fixture(autouse=True)
+def settled(settled_heap: None) -> None:
+    """All tests of this folder."""
+
+
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Run]:
     """Runs ``thalweg`` in an empty folder, in this process: starting one for every mistake would take minutes."""

