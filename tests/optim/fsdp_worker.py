@@ -133,9 +133,10 @@ def whole(model: nn.Module) -> list[torch.Tensor]:
     return [p.full_tensor() if isinstance(p, DTensor) else p.detach() for p in model.parameters()]
 
 
-def shard(model: nn.Module) -> nn.Module:
+def shard(model: nn.Module, layers: bool = False) -> nn.Module:
+    """The whole model at once, or its layers by themselves: each takes three collectives a step."""
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-    for layer in model:
+    for layer in model if layers else ():
         if any(True for _ in layer.parameters()):
             fully_shard(layer, mesh=mesh)
     return fully_shard(model, mesh=mesh)
@@ -165,8 +166,9 @@ def check_rounds(name: str, expected: list[torch.Tensor]) -> None:
     assert all(torch.equal(x, y) for x, y in zip(whole(model), expected, strict=True))
 
 
-def main(task: str, names: str, folder: str) -> None:
-    dist.init_process_group("gloo")
+def main(task: str, names: str, folder: str, rank: str, processes: str) -> None:
+    store = dist.FileStore(f"{folder}/{task}.store", int(processes))
+    dist.init_process_group("gloo", store=store, rank=int(rank), world_size=int(processes))
     torch.set_num_threads(1)
     for name in names.split(","):
         run(task, name, f"{folder}/{name}")
@@ -175,7 +177,7 @@ def main(task: str, names: str, folder: str) -> None:
 
 def run(task: str, name: str, folder: str) -> None:
     os.makedirs(folder, exist_ok=True)
-    model = shard(build())
+    model = shard(build(), layers=task != "train" or name == "muon")
     optimizer = optimizer_for(name, model)
     if task == "train":
         train(model, optimizer, 0, STEPS)

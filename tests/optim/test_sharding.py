@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,12 +24,19 @@ RULES = (*list_optimizers(), "noisy_lion")
 KEPT = ("adamw", "remembered")
 
 
-def launch(task: str, names: tuple[str, ...], folder: Path, processes: int) -> None:
-    """All rules in the same processes: starting those takes longer than training."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    worker = [str(WORKER), task, ",".join(names), str(folder)]
-    done = subprocess.run([*command, *worker], capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[:4000]
+@pytest.fixture
+def launch(start_python: Callable[..., Any]) -> Callable[[str, tuple[str, ...], Path, int], None]:
+    """``launch("train", RULES, folder, 2)``: all rules in the same processes, as starting those takes longer than training."""
+
+    def run(task: str, names: tuple[str, ...], folder: Path, processes: int) -> None:
+        words = (str(WORKER), task, ",".join(names), str(folder))
+        programs = [start_python(*words, str(rank), str(processes)) for rank in range(processes)]
+        while any(p.poll() is None for p in programs) and not any(p.poll() for p in programs):
+            time.sleep(0.05)  # those who wait for one that failed would wait for long
+        failed = [p for p in programs if p.poll()]
+        assert not failed, failed[0].communicate()[1][-4000:]
+
+    return run
 
 
 def on_one_process(name: str) -> list[torch.Tensor]:
@@ -44,7 +52,7 @@ def differences(names: tuple[str, ...], task: str, folder: Path) -> dict[str, fl
     return {name: max((x - y).abs().max().item() for x, y in pairs) for name, pairs in found.items()}
 
 
-def test_two_processes_equal_one(tmp_path: Path) -> None:
+def test_two_processes_equal_one(launch: Callable[..., None], tmp_path: Path) -> None:
     launch("train", RULES, tmp_path, 2)
     assert {name: d for name, d in differences(RULES, "train", tmp_path).items() if not d < 1e-5} == {}
     for name in ("adamp", "lamb"):
@@ -62,7 +70,7 @@ def check_looks(name: str, folder: Path) -> None:
         assert found == (pytest.approx(expected, rel=1e-3) if name == "lamb" else expected)
 
 
-def test_checkpoint_resumes_on_another_number_of_processes(tmp_path: Path) -> None:
+def test_checkpoint_resumes_on_another_number_of_processes(launch: Callable[..., None], tmp_path: Path) -> None:
     launch("save", KEPT, tmp_path, 2)
     launch("load", KEPT, tmp_path, 3)
     assert {name: d for name, d in differences(KEPT, "load", tmp_path).items() if not d < 1e-5} == {}
