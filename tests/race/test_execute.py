@@ -14,6 +14,7 @@ from thalweg.race.spec import TaskSpec
 from thalweg.race.worker import InProcess
 from thalweg.tasks import TaskError
 
+pytestmark = pytest.mark.timeout(900)
 CONDITIONS = Conditions(steps=12, eval_every=3, device="cpu")
 DEADLY = """
 import os, signal, sys
@@ -23,12 +24,12 @@ from tiny_task import task as tiny
 from thalweg.tasks import Task
 import dataclasses
 
-COUNT = Path(__file__).with_suffix(".count")
+DEATHS = Path(__file__).with_suffix(".deaths")
 
 def model():
-    count = int(COUNT.read_text()) if COUNT.exists() else 0
-    COUNT.write_text(str(count + 1))
-    if count < {deaths}:
+    left = int(DEATHS.read_text())
+    if left:
+        DEATHS.write_text(str(left - 1))
         os.kill(os.getpid(), signal.SIGKILL)
     return tiny().model()
 
@@ -44,7 +45,7 @@ def job(index=0, recipe="adamw"):
 def collect(executor, jobs):
     """Runs of all jobs, and whether progress was reported."""
     waiting, runs, shares, under_way = list(jobs), [], [], 0
-    deadline = time.monotonic() + 280
+    deadline = time.monotonic() + 600
     while len(runs) < len(jobs):
         while waiting and under_way < executor.slots:
             executor.submit(waiting.pop(0))
@@ -60,62 +61,42 @@ def collect(executor, jobs):
     return sorted(runs, key=lambda run: run.index), shares
 
 
-@pytest.fixture
-def deadly(tmp_path, tiny_path):
-    """A task whose first runs kill their worker, as the kernel does when memory runs out."""
-
-    def make(deaths):
-        path = tmp_path / "deadly.py"
-        path.write_text(DEADLY.format(folder=str(Path(tiny_path).parent), deaths=deaths))
-        return TaskSpec.of(path)
-
-    return make
-
-
-def test_workers_and_this_process_give_the_same_runs(tiny, tiny_path):
+def test_workers_and_this_process_give_the_same_runs_and_idle_workers_are_replaced(tiny, tiny_path):
     jobs = [job(i) for i in range(4)]
     serial, _ = collect(SerialExecutor(InProcess(TaskSpec.of(tiny).held(tiny), CONDITIONS, 0)), jobs)
     executor = LocalExecutor(TaskSpec.of(tiny_path), CONDITIONS, 2, 1)
     try:
         local, shares = collect(executor, jobs)
+        first = executor._children[0].process.pid
+        os.kill(first, signal.SIGKILL)
+        deadline = time.monotonic() + 100
+        while not executor._idle_deaths and time.monotonic() < deadline:
+            assert list(executor.events(0.5)) == []
+        (again,), _ = collect(executor, [job(1)])  # the first idle worker takes it, which is the new one
+        assert executor._children[0].process.pid != first
     finally:
         executor.close()
     assert [r.outcome for r in serial] == ["finished"] * 4
     assert [(r.metric, r.train_loss[1:]) for r in local] == [(r.metric, r.train_loss[1:]) for r in serial]
     assert {0.25, 0.5, 0.75, 1.0} == set(shares)
+    assert (again.outcome, again.metric) == ("finished", serial[1].metric)
 
 
-def test_a_run_whose_worker_dies_is_tried_once_more(deadly):
-    executor = LocalExecutor(deadly(1), CONDITIONS, 1, 1)
+def test_a_run_whose_worker_dies_is_tried_once_more_and_no_more(tmp_path, tiny_path):
+    """Runs that kill their worker, as the kernel does when memory runs out."""
+    path, deaths = tmp_path / "deadly.py", tmp_path / "deadly.deaths"
+    path.write_text(DEADLY.format(folder=str(Path(tiny_path).parent)))
+    executor = LocalExecutor(TaskSpec.of(path), CONDITIONS, 1, 1)
     try:
-        (run,), _ = collect(executor, [job()])
+        deaths.write_text("1")
+        (once,), _ = collect(executor, [job(0)])
+        deaths.write_text("2")
+        (twice, after), _ = collect(executor, [job(1), job(2)])
     finally:
         executor.close()
-    assert (run.outcome, run.steps[-1]) == ("finished", 12)
-
-
-def test_a_run_that_kills_its_worker_twice_is_recorded_and_the_next_one_runs(deadly):
-    executor = LocalExecutor(deadly(2), CONDITIONS, 1, 1)
-    try:
-        runs, _ = collect(executor, [job(0), job(1)])
-    finally:
-        executor.close()
-    assert [run.outcome for run in runs] == ["killed", "finished"]
-    assert runs[0].message == "the worker was killed by signal 9 (SIGKILL), 2 times"
-
-
-def test_an_idle_worker_that_is_killed_is_replaced(tiny_path):
-    executor = LocalExecutor(TaskSpec.of(tiny_path), CONDITIONS, 1, 1)
-    try:
-        collect(executor, [job(0)])
-        os.kill(executor._children[0].process.pid, signal.SIGKILL)
-        deadline = time.monotonic() + 100
-        while not executor._idle_deaths and time.monotonic() < deadline:
-            assert list(executor.events(0.5)) == []
-        runs, _ = collect(executor, [job(1)])
-    finally:
-        executor.close()
-    assert runs[0].outcome == "finished"
+    assert (once.outcome, once.steps[-1]) == ("finished", 12)
+    assert (twice.outcome, after.outcome) == ("killed", "finished")
+    assert twice.message == "the worker was killed by signal 9 (SIGKILL), 2 times"
 
 
 def test_a_task_that_workers_can_not_load(tmp_path):

@@ -91,20 +91,20 @@ def test_a_race_equals_one_in_a_file(server, tiny_path, tmp_path, table):
 
 def test_kill_9_and_resume(server, tiny_path, tmp_path, table, start_thalweg):
     options = {"storage": server.url, "out": tmp_path, "name": "killed"}
-    words = ["adamw", "lion", "--task", tiny_path, "--trials", "2", "--seeds", "2", "--workers", "2"]
+    words = ["adamw", "lion", "--task", tiny_path, "--trials", "2", "--seeds", "2", "--steps", "100", "--workers", "0"]
     first = start_thalweg(
         "race", *words, "--name", "killed", "--out", str(tmp_path), env={"THALWEG_STORAGE": server.url}
     )
     deadline = time.monotonic() + 600
     while not has_runs(server, "killed/adamw/tune"):
         assert first.poll() is None and time.monotonic() < deadline, first.stderr.read()
-        time.sleep(0.2)
+        time.sleep(0.02)
     first.send_signal(signal.SIGKILL)
-    first.communicate()
+    assert first.wait() == -signal.SIGKILL
     resumed = race(resume=True, workers=0, report=False, **options)
-    plain = race(tiny_path, ["adamw", "lion"], out=tmp_path, **SMALL)
+    plain = race(tiny_path, ["adamw", "lion"], steps=100, out=tmp_path, **SMALL)
     assert len(resumed.runs) == 8
-    assert [run.settings for run in resumed.runs] == [run.settings for run in plain.runs]
+    assert table(resumed) == table(plain)
 
 
 def has_runs(server: Server, study: str) -> bool:

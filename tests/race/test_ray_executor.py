@@ -12,13 +12,14 @@ from thalweg.race.records import Run
 from thalweg.race.spec import TaskSpec
 
 pytestmark = [pytest.mark.service, pytest.mark.timeout(900)]
+NEEDED = "Ray is not installed (pip install 'thalweg[ray]')"
 SMALL = {"trials": 2, "seeds": 2, "report": False}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def ray(require_service):
     """A Ray of two cores."""
-    require_service(importlib.util.find_spec("ray"), "Ray is not installed (pip install 'thalweg[ray]')")
+    require_service(importlib.util.find_spec("ray"), NEEDED)
     import ray
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
@@ -26,7 +27,13 @@ def ray(require_service):
     ray.shutdown()
 
 
-def test_a_race_equals_one_in_this_process(ray, tiny_path, tmp_path, table):
+def test_on_ray(ray, tiny_path, tmp_path):
+    """One test, since Ray takes its time to start: were these two, two test processes might start one each."""
+    a_race_equals_one_in_this_process(tiny_path, tmp_path)
+    a_worker_that_is_killed_is_replaced(tiny_path, tmp_path)
+
+
+def a_race_equals_one_in_this_process(tiny_path, tmp_path):
     there = race(tiny_path, ["adamw", "lion"], ray="local", workers=2, out=tmp_path, **SMALL)
     here = race(tiny_path, ["adamw", "lion"], workers=0, out=tmp_path, **SMALL)
     assert {run.outcome for run in there.runs} == {"finished"}
@@ -34,7 +41,7 @@ def test_a_race_equals_one_in_this_process(ray, tiny_path, tmp_path, table):
     assert [run.metric for run in there.runs] == [pytest.approx(run.metric, abs=1e-6) for run in here.runs]
 
 
-def test_a_worker_that_is_killed_is_replaced(ray, tmp_path, tiny_path):
+def a_worker_that_is_killed_is_replaced(tiny_path, tmp_path):
     from thalweg.race.ray_executor import RayExecutor
 
     path = tmp_path / "deadly.py"
@@ -64,7 +71,10 @@ def test_a_worker_that_is_killed_is_replaced(ray, tmp_path, tiny_path):
     assert os.path.exists(count)
 
 
-def test_no_cluster_there(ray, tiny_path, tmp_path):
+def test_no_cluster_there(require_service, tiny_path, tmp_path):
+    require_service(importlib.util.find_spec("ray"), NEEDED)
+    import ray
+
     ray.shutdown()
     with pytest.raises(RaceError, match=r"can't reach Ray at 127.0.0.1:1: "):
         race(tiny_path, ["adamw"], ray="127.0.0.1:1", workers=1, out=tmp_path, **SMALL)
