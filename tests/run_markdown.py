@@ -4,7 +4,8 @@ A fence's language says what happens to it:
 
 - ``python`` blocks run in one namespace, one after the other.
 - ``sh`` blocks run in bash, ``console`` blocks too (lines that begin with ``$``, what follows being what they print). Where
-  all commands of a console block are ``thalweg``, they run in this process, which spares loading torch for each.
+  all commands of a block are ``thalweg``, they run in this process, which spares loading torch for each; where all are
+  ``torchrun``, in forks of this process.
 - ``output`` is what the block before it printed; ``...`` stands for anything.
 - other languages (``text``, ``json``, ...) are for reading.
 
@@ -19,9 +20,12 @@ import doctest
 import io
 import os
 import re
+import runpy
 import shlex
+import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +94,7 @@ def run(path: Path) -> None:
         elif block.not_run is None and block.language == "python":
             printed = run_python(block, namespace if block.module is None else {"__name__": block.module})
         elif block.not_run is None and block.language in RUN:
-            printed = run_thalweg(block) if only_thalweg(block) else run_shell(block)
+            printed = {"thalweg": run_thalweg, "torchrun": run_torchrun}.get(only_program(block), run_shell)(block)
             if block.language == "console":
                 shown = "".join(x for x in block.code.splitlines(keepends=True) if not x.startswith("$"))
                 compare(block, shown, printed)
@@ -119,12 +123,13 @@ def run_shell(block: Block) -> str:
     return done.stdout
 
 
-def only_thalweg(block: Block) -> bool:
-    """Whether this is a block with no other program than ``thalweg`` and nothing that a shell would have to do."""
-    found = [shlex.split(line) for line in commands(block).splitlines()]
+def only_program(block: Block) -> str | None:
+    """The program, if a block names no other and has nothing that a shell would have to do."""
+    found = [shlex.split(line, comments=True) for line in commands(block).splitlines()]
     words = [word for line in found for word in line]
     plain = not any(word in ("|", "&&", ";", "&") or word[:1] in "<>" or "$" in word or "*" in word for word in words)
-    return plain and all(line[:1] == ["thalweg"] for line in found)
+    programs = {line[0] for line in found if line}
+    return programs.pop() if plain and len(programs) == 1 else None
 
 
 def run_thalweg(block: Block) -> str:
@@ -146,6 +151,35 @@ def run_thalweg(block: Block) -> str:
     return printed.getvalue()
 
 
+def run_torchrun(block: Block) -> str:
+    """Run a script on several processes of this machine, as ``torchrun`` would; what it printed on standard output."""
+    from torch.distributed.run import parse_args
+    from torch.multiprocessing import start_processes
+
+    with tempfile.TemporaryFile("w+") as printed:
+        for line in commands(block).splitlines():
+            arguments = parse_args(shlex.split(line)[1:])
+            assert arguments.standalone, f"{block.place}: more than one machine"
+            with socket.socket() as free:
+                free.bind(("localhost", 0))
+                port = free.getsockname()[1]
+            words = [arguments.training_script, *arguments.training_script_args]
+            count = int(arguments.nproc_per_node)
+            start_processes(be_rank, (count, port, words, printed.fileno()), nprocs=count, start_method="fork")
+        printed.seek(0)
+        return printed.read()
+
+
+def be_rank(rank: int, count: int, port: int, words: list[str], stdout: int) -> None:
+    """What one of the processes does."""
+    os.dup2(stdout, 1)
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
+    os.environ.update({"MASTER_ADDR": "localhost", **{key: str(value) for key, value in numbers.items()}})
+    sys.argv = words
+    runpy.run_path(words[0], run_name="__main__")
+    sys.stdout.flush()
+
+
 def compare(block: Block, wanted: str, got: str) -> None:
     """Raise if ``got`` isn't what the page shows."""
     if not doctest.OutputChecker().check_output(wanted, got, _LOOSELY):
@@ -154,4 +188,6 @@ def compare(block: Block, wanted: str, got: str) -> None:
 
 if __name__ == "__main__":
     sys.path[0] = ""  # files of the current folder can be imported, as from a prompt
+    os.environ.pop("THALWEG_STORAGE", None)
+    os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", COLUMNS="120")
     run(Path(sys.argv[1]).resolve())

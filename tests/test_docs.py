@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,24 +37,12 @@ def name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-def environment() -> dict[str, str]:
-    """Few threads, no network for Hugging Face's libraries, and this checkout's package whatever is installed."""
-    kept = {key: value for key, value in os.environ.items() if key != "THALWEG_STORAGE"}
-    return {
-        **kept,
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "COLUMNS": "120",
-        "PYTHONPATH": str(ROOT / "src"),
-    }
-
-
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_blocks_run(page: Path, tmp_path: Path) -> None:
+def test_blocks_run(page: Path, tmp_path: Path, start_python: Callable[..., Any]) -> None:
     shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__"))
-    command = [sys.executable, str(RUNNER), str(page)]
-    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr[-6000:]
+    program = start_python(str(RUNNER), str(page), cwd=tmp_path)
+    _, said = program.communicate(timeout=280)
+    assert program.returncode == 0, said[-6000:]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
