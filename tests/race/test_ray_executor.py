@@ -17,8 +17,9 @@ SMALL = {"trials": 2, "seeds": 2, "report": False}
 
 
 @pytest.fixture
-def ray(require_service):
-    """A Ray of two cores."""
+def ray(require_service, monkeypatch):
+    """A Ray of two cores, whose workers don't give way to whatever else the machine does, as Ray's usually do."""
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     require_service(importlib.util.find_spec("ray"), NEEDED)
     import ray
 
