@@ -34,6 +34,7 @@ LOADED = (
     "alembic.migration",
     "alembic.script",
     "lightning_fabric",
+    "matplotlib.backends.backend_svg",
     "matplotlib.pyplot",
     "optuna.storages._rdb.models",
     "scipy.stats",
@@ -45,7 +46,9 @@ LOADED = (
     "thalweg.race.progress",
     "thalweg.race.statistics",
     "thalweg.race.trial",
+    "thalweg.report.html",
     "thalweg.report.table",
+    "typer.rich_utils",
 )
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 """So that results don't depend on the machine."""

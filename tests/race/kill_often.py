@@ -46,27 +46,23 @@ def attempt(task: str, out: str, workers: int, kill_at: int | None) -> None:
 
 def begun(out: str) -> bool:
     """Whether the race's plan is stored."""
-    from thalweg.race.storage import Storage
-
-    if not (Path(out) / "r" / "race.db").exists():
-        return False
-    with Storage(str(Path(out) / "r" / "race.db"), "r") as store:
-        return store.read_plan() is not None
+    return bool(values(out, "study_user_attributes", "thalweg:plan"))
 
 
 def stored(out: str) -> list[str]:
     """Every stored run as it is, timings included."""
-    import sqlalchemy
+    return sorted(values(out, "trial_user_attributes", "thalweg:run"))
 
-    from thalweg.race.storage import Storage
 
+def values(out: str, table: str, key: str) -> list[str]:
+    """What the race's database has, asked without anything of what races use."""
     path = Path(out) / "r" / "race.db"
     if not path.exists():
         return []
-    with Storage(str(path), "r") as store:
-        rows = "SELECT value_json FROM trial_user_attributes WHERE key = 'thalweg:run'"
-        with store._rdb.engine.connect() as connection:
-            return sorted(connection.execute(sqlalchemy.text(rows)).scalars())
+    with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone():
+            return []
+        return [row[0] for row in connection.execute(f"SELECT value_json FROM {table} WHERE key = ?", (key,))]
 
 
 def kill_after(pid: int, seconds: float) -> None:
@@ -78,20 +74,10 @@ def kill_after(pid: int, seconds: float) -> None:
 def kill_at_runs(pid: int, out: str, count: int) -> None:
     """Kill a race as soon as ``count`` of its runs are stored."""
     with contextlib.suppress(ProcessLookupError):
-        while number_of_runs(Path(out) / "r" / "race.db") < count:
+        while len(stored(out)) < count:
             time.sleep(0.01)
             os.kill(pid, 0)
         os.kill(pid, signal.SIGKILL)
-
-
-def number_of_runs(path: Path) -> int:
-    """Stored runs, asked without what races load."""
-    if not path.exists():
-        return 0
-    with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
-        tables = connection.execute("SELECT name FROM sqlite_master WHERE name = 'trial_user_attributes'").fetchall()
-        query = "SELECT COUNT(*) FROM trial_user_attributes WHERE key = 'thalweg:run'"
-        return connection.execute(query).fetchone()[0] if tables else 0
 
 
 def forked(action) -> int:
@@ -135,10 +121,10 @@ def main(task: str, out: str, workers: int, lives: int, seed: int) -> None:
             killer.join()
         killed += os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
         assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "an attempt failed by itself"
-        after = in_child(lambda: stored(out))
+        after = stored(out)
         lost += not set(before) <= set(after)
     assert forked(lambda: attempt(task, out, 0, None)) == 0
-    before, after = after, in_child(lambda: stored(out))
+    before, after = after, stored(out)
     lost += not set(before) <= set(after)
     identities = [tuple(json.loads(row)[key] for key in ("recipe", "phase", "index")) for row in after]
     print(
@@ -146,17 +132,6 @@ def main(task: str, out: str, workers: int, lives: int, seed: int) -> None:
             {"killed": killed, "lost": lost, "twice": len(identities) - len(set(identities)), "runs": len(after)}
         )
     )
-
-
-def in_child(action) -> list[str]:
-    """What ``action`` returns, computed in a child: no database connection may be open when the next attempt is forked."""
-    read, write = os.pipe()
-    pid = start(lambda: os.fdopen(write, "w").write(json.dumps(action())))
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        result = json.loads(pipe.read())
-    os.waitpid(pid, 0)
-    return result
 
 
 if __name__ == "__main__":
