@@ -45,6 +45,7 @@ class _Module(_Unavailable, _DummyBackendModule):
 
 _setup_privateuseone_for_python_backend("pretended", backend_module=_Module(), hook=_Hook())
 DEVICE = torch.device("pretended", 0)
+CPU = torch.device("cpu")
 
 
 class Pretended(Tensor):
@@ -75,6 +76,8 @@ class Pretending(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        if not types and not (kwargs and "device" in kwargs):
+            return func(*args, **(kwargs or {}))
         return _computed(func, args, kwargs or {})
 
 
@@ -108,32 +111,35 @@ def pretending() -> Iterator[torch.device]:
     before = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)  # assigning to .data would leave what is held
     try:
-        with Pretending(), Asking():
+        # On a thread of its own a backward pass takes three times as long: each operator enters Python anew.
+        with Pretending(), Asking(), torch.autograd.set_multithreading_enabled(False):
             yield DEVICE
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(before)
 
 
 def _computed(func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Any:
-    given: list[Tensor] = []
-    held, held_settings = _held(args, given), _held(kwargs, given)
+    shells: list[Pretended] = []
+    others: list[Tensor] = []
+    held = _held(args, shells, others)
+    held_settings = _held(kwargs, shells, others) if kwargs else {}
     copies, reshapes, changes = _traits(func)
-    here = any(isinstance(each, Pretended) for each in given)
-    for each in given:
-        if not isinstance(each, Pretended) and (each.device == DEVICE or (here and each.dim() and not copies)):
+    here = bool(shells)
+    for each in others:
+        if each.device == DEVICE or (here and each.dim() and not copies):
             raise RuntimeError(f"{func}: expected all tensors to be on {DEVICE}, one is on {each.device}")
     if copies:
         here = isinstance(args[0], Pretended)
-    if kwargs.get("device") is not None:
+    if kwargs and kwargs.get("device") is not None:
         here = torch.device(kwargs["device"]).type == DEVICE.type
-        held_settings["device"] = torch.device("cpu")
+        held_settings["device"] = CPU
     if reshapes:
         with no_dispatch():
             func(*args, **kwargs)  # gives the shell its new shape, too
     result = func(*held, **held_settings)
     if not here:
         return result
-    return _shell(result, {id(each.held): each for each in given if isinstance(each, Pretended)} if changes else {})
+    return _shell(result, {id(each.held): each for each in shells} if changes else {})
 
 
 @cache
@@ -147,27 +153,36 @@ def _traits(func: Callable[..., Any]) -> tuple[bool, bool, bool]:
     )
 
 
-def _held(part: Any, given: list[Tensor]) -> Any:
-    """Arguments with what shells hold in their place; all tensors are added to ``given``."""
+_PLAIN = frozenset({int, float, bool, str, type(None), torch.dtype})
+
+
+def _held(part: Any, shells: list[Pretended], others: list[Tensor]) -> Any:
+    """Arguments with what shells hold in their place; shells and other tensors are added to the lists."""
+    kind = type(part)
+    if kind is Pretended:
+        shells.append(part)
+        return part.held
+    if kind in _PLAIN:
+        return part
     if isinstance(part, Tensor):
-        given.append(part)
-        return part.held if isinstance(part, Pretended) else part
+        others.append(part)
+        return part
     if isinstance(part, list | tuple):
-        return type(part)([_held(each, given) for each in part])
+        return kind([_held(each, shells, others) for each in part])
     if isinstance(part, Mapping):
-        return {name: _held(each, given) for name, each in part.items()}
+        return {name: _held(each, shells, others) for name, each in part.items()}
     return part
 
 
 @torch.library.impl("aten::empty_strided", "PrivateUse1")
 def _empty_strided(size: Any, stride: Any, **settings: Any) -> Tensor:
     """Asked for by torch itself, below all modes, as for the list of an index."""
-    return Pretended(torch.empty_strided(size, stride, **{**settings, "device": torch.device("cpu")}))
+    return Pretended(torch.empty_strided(size, stride, **{**settings, "device": CPU}))
 
 
 @torch.library.impl("aten::empty.memory_format", "PrivateUse1")
 def _empty(size: Any, **settings: Any) -> Tensor:
-    return Pretended(torch.empty(size, **{**settings, "device": torch.device("cpu")}))
+    return Pretended(torch.empty(size, **{**settings, "device": CPU}))
 
 
 @torch.library.impl("aten::_copy_from", "PrivateUse1")
