@@ -255,6 +255,8 @@ def become(request: dict[str, Any], stdout: int, stderr: int) -> Callable[[], ob
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
     multiprocessing.process.ORIGINAL_DIR = os.getcwd()  # type: ignore[attr-defined]
+    for library in ("torch", "numpy.random"):  # chance differs from program to program
+        sys.modules[library].seed()
     return _program(*request["words"])
 
 
