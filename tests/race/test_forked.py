@@ -39,13 +39,13 @@ def test_as_a_fresh_interpreter(start_python, tmp_path):
     words = [str(tmp_path / "say.py"), "7"]
     options = {"cwd": tmp_path, "start_new_session": True, "interruptible": True}
     forked = start_python(*words, env={"THALWEG_MARK": "x"}, **options)
-    fresh = start_python(*words, env={"THALWEG_MARK": "x", "COLUMNS": "77"}, **options)
+    fresh = start_python(*words, env={"THALWEG_MARK": "x", "OTHER_MARK": "y"}, **options)
     assert not isinstance(forked, subprocess.Popen) and isinstance(fresh, subprocess.Popen)
     said, told = forked.communicate(200), fresh.communicate(timeout=200)
     assert (forked.returncode, fresh.returncode) == (7, 7), (said, told)
     assert said[1] == told[1] == "to the other\n"
     one, other = json.loads(said[0]), json.loads(told[0])
-    other["environment"].remove(["COLUMNS", "77"])
+    other["environment"].remove(["OTHER_MARK", "y"])
     again = start_python(*words, env={"THALWEG_MARK": "x"}, **options)
     seeds = {one.pop("seed"), other.pop("seed"), json.loads(again.communicate(200)[0])["seed"]}
     assert len(seeds) == 3

@@ -62,14 +62,16 @@ def test_a_rank_that_fails_takes_its_group_along_and_the_next_run_gets_a_new_one
         "def task():\n    return dataclasses.replace(tiny(), loss=loss)\n".replace("FLAG", str(tmp_path / "flag"))
     )
     runner = RankRunner(TaskSpec.of(path), Conditions(seconds=0.3, device="cpu", devices=2), 2)
+    shares = []
     try:
         run = runner.run(jobs()[0], lambda share: None)
         assert (run.outcome, run.message) == ("raised", "ValueError: on one rank only (odd.py:7)")
-        run = runner.run(jobs()[0], lambda share: None)
+        run = runner.run(jobs()[0], shares.append)
     finally:
         runner.close()
-    assert run.outcome == "finished"
-    assert run.seconds[-1] >= 0.29 and math.isfinite(run.step_seconds)
+    # Shares of the budget go by the slowest rank's clock; the first rank's own may show less.
+    assert (run.outcome, shares[-1]) == ("finished", 1.0)
+    assert run.seconds[-1] > 0 and math.isfinite(run.step_seconds)
 
 
 def test_a_batch_that_can_not_be_shared(tiny_path):
