@@ -29,6 +29,12 @@ for kind in (torch.cuda, torch.xpu, torch.mtia):
         kind.manual_seed_all = lambda seed: None
 
 
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of garbage collections, which else walk through it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def own_kernels() -> Iterator[None]:
     """A kernel that one test registers, or one docstring, stands in no other test's messages."""

@@ -222,7 +222,7 @@ def test_a_phone_folds_the_filters_and_a_wide_page_shows_them(visit: Callable[..
     assert page.get_by_label("Verdict", exact=True).is_visible()
     page.locator(".more summary").click()
     page.set_viewport_size({"width": 1000, "height": 400})
-    page.get_by_label("Verdict", exact=True).wait_for(state="visible", timeout=5000)
+    page.get_by_label("Verdict", exact=True).wait_for(state="visible")
 
 
 def test_everything_can_be_read_without_javascript(visit: Callable[..., Any], checks: list) -> None:
