@@ -188,8 +188,10 @@ def _number(answers: socket.socket) -> int:
 
 
 def _read_at_import(environment: dict[str, str]) -> dict[str, str]:
-    ours = ("THALWEG_", "PYTEST_CURRENT_TEST")
-    return {key: value for key, value in environment.items() if not key.startswith(ours)}
+    """Without variables of ours, and those that libraries set in the tests' process when they are imported there."""
+    ours = ("THALWEG_", "RAY_", "PYTEST_CURRENT_TEST")  # Ray is not among what is loaded
+    theirs = ("TORCHINDUCTOR_CACHE_DIR", "KMP_", "RAY_CLIENT_MODE", "PYTORCH_NVML_BASED_CUDA_CHECK")
+    return {key: value for key, value in environment.items() if not key.startswith((*ours, *theirs))}
 
 
 def _switch_interrupts_on() -> None:
