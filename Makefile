@@ -11,7 +11,7 @@ race: $(VENV)/.race
 	$(BIN)/thalweg race
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 15
+	$(BIN)/python -m pytest -n 3 --dist worksteal --durations 15
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check src tests benchmarks examples

@@ -25,7 +25,7 @@ SHORTER: dict[str, dict[str, Any]] = {
     "dsd-locality-weight-sharing": {"steps": 4},
     "hessian-overparam-spectrum": {"clusters": (2,), "widths": (5, 10), "digits": 60, "epochs": 1, "random_steps": 3},
     "icl-gradient-descent": {"steps": ((2, 4), (2, 4))},
-    "icl-vs-gd-revisited": {"lrs": (0.1,), "tasks": 1},
+    "icl-vs-gd-revisited": {"lrs": (0.1,), "tasks": 1, "epochs": 1},
     "lazy-to-rich-grokking": {"steps": 120, "side_steps": 60},
     "li2-grokking-feature-emergence": {"orders": (5,), "decays": (0.0,), "steps": 30},
     "matrix-sensing-overparam-gd": {"steps": 700, "gaussian_steps": 801},
