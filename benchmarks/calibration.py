@@ -2,9 +2,9 @@
 
     python benchmarks/calibration.py [--json] [--pool 80] [--races 2000] [--workers 2] [--runs FILE]
 
-Trains a pool of real runs (``calibration_pool.py``) and draws races from it, each from other seeds, and asks
-``thalweg.race.statistics.conclude`` for the words, exactly as a race does. ``--runs FILE`` keeps the trained pool, and
-takes it from there the next time. The result goes to ``benchmarks/results/calibration.json``, and the tables of
+Trains pools of real runs (``calibration_pool.py``), one for a budget in steps and one in seconds, draws races from them, each
+from other seeds, and asks ``thalweg.race.statistics.conclude`` for the words, exactly as a race does. ``--runs FILE`` keeps the
+trained pools, and takes them from there the next time. The result goes to ``benchmarks/results/calibration.json``, and the tables of
 ``docs/comparison.md`` are written from it.
 
 A pool is finite, so its races overlap: the binomial intervals hold for repetitions on this pool, not on another task.
@@ -18,14 +18,15 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from statistics import median
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from calibration_pool import SLOWDOWN, train_pool
+from calibration_pool import SLOWDOWN, train_pool, tune
 from scipy.stats import binomtest
 
 from thalweg.race import statistics, time_to_target
@@ -54,10 +55,10 @@ class Pool:
 
     def __init__(self, runs: Sequence[Run], every: int, steps: int) -> None:
         plain = [r for r in runs if r.recipe == "adamw"]
-        self.steps, grid = steps, list(range(0, steps + 1, every))
+        self.budget, grid = (steps, None), list(range(0, steps + 1, every))
         self.plain = [_at(run, grid, 1.0) for run in plain]
         self.stretched = [_at(run, grid, SLOWDOWN) for run in plain]
-        self.idling = [_at(run, grid, 1.0) for run in runs if run.recipe == "idling_adamw"]
+        self.idling = [_at(run, grid, 1.0) for run in runs if run.recipe != "adamw"]
 
     def conclude(self, rows: dict[str, list[Run]]) -> list[RecipeResult]:
         """A race's rows without the baseline's, which is the first; runs are paired by their place."""
@@ -67,7 +68,17 @@ class Pool:
             for place, run in enumerate(some)
         ]
         names = list(rows)
-        return conclude(runs, names, names[0], GOAL, None, self.steps)[2][1:]
+        return conclude(runs, names, names[0], GOAL, None, *self.budget)[2][1:]
+
+
+class TimedPool(Pool):
+    """Runs that were trained for a number of seconds, as they are; no curves are stretched."""
+
+    def __init__(self, runs: Sequence[Run], seconds: float) -> None:
+        self.budget = (None, seconds)
+        self.plain = [run for run in runs if run.recipe == "adamw"]
+        self.idling = [run for run in runs if run.recipe != "adamw"]
+        self.stretched = []
 
 
 GOAL = load("digits").goal
@@ -107,23 +118,26 @@ def races(pool: Pool) -> dict[str, tuple[str, Race]]:
         (places,) = draw(rng, 1, seeds)
         return pool.conclude({"base": pick(pool.idling, places), "quick": pick(pool.plain, places)})
 
-    return {
+    kinds: dict[str, tuple[str, Race]] = {
         "A/A": ("any", equal),
         f"A/A, {COPIES} copies": ("any", lambda rng, seeds: equal(rng, seeds, COPIES)),
-        "slowed, stretched curves of other seeds": ("slower", slowed),
-        f"slowed, among {COPIES - 1} copies": ("slower", lambda rng, seeds: slowed(rng, seeds, COPIES - 1)),
-        "slowed, trained on the same seeds": ("slower", idling),
-        "baseline slowed, trained on the same seeds": ("faster", catching_up),
     }
+    if pool.stretched:
+        kinds["slowed, stretched curves of other seeds"] = ("slower", slowed)
+        kinds[f"slowed, among {COPIES - 1} copies"] = ("slower", lambda rng, seeds: slowed(rng, seeds, COPIES - 1))
+    kinds["slowed, trained on the same seeds"] = ("slower", idling)
+    kinds["baseline slowed, trained on the same seeds"] = ("faster", catching_up)
+    return kinds
 
 
-def count(kind: str, word: str, race: Race, seeds: int, number: int) -> dict[str, Any]:
-    """Draw ``number`` races and count the words."""
+def count(kind: str, word: str, race: Race, seeds: int, number: int, decides: str = "steps") -> dict[str, Any]:
+    """Draw ``number`` races and count the words, which come from the ratio of steps or of seconds."""
     rng = np.random.default_rng([seeds, *kind.encode()])
     drawn = [race(rng, seeds) for _ in range(number)]
     words = [[row.verdict for row in rows] for rows in drawn]
     hits = sum(any(w in ("faster", "slower") if word == "any" else w == word for w in some) for some in words)
-    ratios = [math.log(row.steps_ratio) for rows in drawn for row in rows if row.steps_ratio]
+    shown = [getattr(row, f"{decides}_ratio") for rows in drawn for row in rows]
+    ratios = [math.log(ratio) for ratio in shown if ratio]
     low, high = binomtest(hits, number).proportion_ci(method="wilson")
     return {
         "race": kind,
@@ -157,6 +171,12 @@ def calibrate(runs: Sequence[Run], number: int) -> list[dict[str, Any]]:
     return rows
 
 
+def calibrate_timed(runs: Sequence[Run], seconds: float, number: int) -> list[dict[str, Any]]:
+    """Every kind of race with a budget in seconds, for runs that had one."""
+    kinds = races(TimedPool(runs, seconds))
+    return [count(kind, *drawn, seeds, number, "seconds") for kind, drawn in kinds.items() for seeds in SEEDS]
+
+
 METHODS: list[tuple[str, dict[str, Any], float]] = [
     ("race", {}, statistics.SPREAD_FLOOR),
     ("marks, no floor", {}, 0.0),
@@ -178,30 +198,53 @@ def main() -> None:
     args = parser.parse_args()
     if args.pool < FEWEST or args.races < 40:
         parser.error(f"--pool must be at least {FEWEST} and --races at least 40")
-    if args.runs and args.runs.exists():
-        runs = [Run.from_json(run) for run in json.loads(args.runs.read_text())]
-        if sum(run.recipe == "adamw" for run in runs) < FEWEST:
-            parser.error(f"{args.runs} holds fewer than {FEWEST} runs of each kind")
-    else:
-        runs = train_pool(args.pool, args.workers)
-        if args.runs:
-            args.runs.write_text(json.dumps([run.to_json() for run in runs]))
+    pools = json.loads(args.runs.read_text()) if args.runs and args.runs.exists() else train(args.pool, args.workers)
+    if args.runs and not args.runs.exists():
+        args.runs.write_text(json.dumps(pools))
+    runs, timed = ([Run.from_json(run) for run in pools[key]] for key in ("steps", "seconds"))
+    if any(sum(run.recipe == "adamw" for run in some) < FEWEST for some in (runs, timed)):
+        parser.error(f"{args.runs} holds fewer than {FEWEST} runs of each kind")
     fresh = sorted({run.seed for run in runs})
+    plain = [run for run in timed if run.recipe == "adamw"]
     result: dict[str, Any] = {
-        "command": shlex.join(["python", "benchmarks/calibration.py", *sys.argv[1:]]),
+        "command": shlex.join(["python", "benchmarks/calibration.py", *map(_without_folder, sys.argv[1:])]),
         "task": "digits",
         "recipe": "adamw",
         "settings": runs[0].settings,
         "seeds": [fresh[0], fresh[-1]],
         "slowdown": SLOWDOWN,
-        "unfinished": sum(run.outcome != "finished" for run in runs),
+        "unfinished": sum(run.outcome != "finished" for run in (*runs, *timed)),
         "environment": environment(Conditions(device="cpu"), args.workers, 1),
         "rows": calibrate(runs, args.races),
+        "timed": {
+            "seconds": pools["budget"],
+            "steps": np.percentile([run.steps[-1] for run in plain], (5, 50, 95)).tolist(),
+            "slower_steps": _step_seconds(run for run in timed if run.recipe != "adamw") / _step_seconds(plain),
+            "rows": calibrate_timed(timed, pools["budget"], args.races),
+        },
     }
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(jsonable(result), indent=1) + "\n")
     PAGE.write_text(with_tables(PAGE.read_text(), result))
-    print(json.dumps(jsonable(result)) if args.json else table(result["rows"]))
+    timed_rows = [{"method": "race", "eval_every": 0, **row} for row in result["timed"]["rows"]]
+    print(json.dumps(jsonable(result)) if args.json else table([*result["rows"], *timed_rows]))
+
+
+def _without_folder(word: str) -> str:
+    return Path(word).name if "/" in word else word
+
+
+def _step_seconds(runs: Iterable[Run]) -> float:
+    return median(run.step_seconds for run in runs)
+
+
+def train(seeds: int, workers: int) -> dict[str, Any]:
+    """The pools as JSON: runs for the task's steps, and for as many seconds as the median of these took."""
+    settings = tune()
+    runs = train_pool(settings, seeds, workers)
+    budget = float(f"{median(run.seconds[-1] for run in runs):.2g}")
+    timed = train_pool(settings, seeds, workers, budget)
+    return {"budget": budget, "steps": [r.to_json() for r in runs], "seconds": [r.to_json() for r in timed]}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -218,7 +261,11 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def with_tables(page: str, result: dict[str, Any]) -> str:
     """``page`` with the text between its ``calibration`` comments replaced by the tables of ``result``."""
-    tables = {"words": _words_table(result), "methods": _methods_table(result)}
+    tables = {
+        "words": _words_table(result),
+        "methods": _methods_table(result),
+        "seconds": _timed_table(result["timed"]),
+    }
     return marked.with_tables(page, "calibration", tables)
 
 
@@ -230,6 +277,23 @@ def _words_table(result: dict[str, Any]) -> list[str]:
     for kind in dict.fromkeys(key[0] for key in found):
         rates = [_rate(found.get((kind, step, seeds))) for step in every for seeds in SEEDS]
         lines.append(f"| {kind} | {found[kind, every[0], 5]['word']} | {' | '.join(rates)} |")
+    return lines
+
+
+def _timed_table(timed: dict[str, Any]) -> list[str]:
+    slow, middle, fast = timed["steps"]
+    lines = [
+        f"Every run had {timed['seconds']:g} seconds; AdamW took {middle:.0f} steps in them (the middle 90% of the runs "
+        f"{slow:.0f} to {fast:.0f}). The slowed copy's steps took {timed['slower_steps']:.2f} times as long, by their medians.",
+        "",
+        f"| race | word | {' | '.join(f'{seeds} seeds' for seeds in SEEDS)} | ratio of seconds, {SEEDS[1]} seeds |",
+        f"|---|---|{'---:|' * (len(SEEDS) + 1)}",
+    ]
+    found = {(row["race"], row["seeds"]): row for row in timed["rows"]}
+    for kind in dict.fromkeys(key[0] for key in found):
+        one = found[kind, SEEDS[1]]
+        rates = [_rate(found[kind, seeds]) for seeds in SEEDS]
+        lines.append(f"| {kind} | {one['word']} | {' | '.join(rates)} | {one['ratio']:.2f} |")
     return lines
 
 

@@ -1,15 +1,21 @@
-"""The pool of real training runs that ``calibration.py`` draws races from.
+"""The pools of real training runs that ``calibration.py`` draws races from.
 
 AdamW on the task ``digits``, tuned as a race tunes it, then trained on many fresh seeds by the race's own trial runner;
-and once more on the same seeds with a planted slowdown: an AdamW whose ``step`` does nothing in 3 of 13 calls, so that it
-needs 1.3 times the steps for the same number of updates, on other batches and at another point of the schedule.
+and once more on the same seeds with a planted slowdown. For a budget in steps that is an AdamW whose ``step`` does nothing in 3 of
+13 calls, so that it needs 1.3 times the steps for the same number of updates, on other batches and at another point of the
+schedule. For a budget in seconds it is one that idles after every step for 0.3 of the time that a step takes.
 """
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
+from statistics import median
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -40,12 +46,34 @@ class IdlingAdamW(AdamW):
         return super().step(closure) if int(self.calls / SLOWDOWN) > int((self.calls - 1) / SLOWDOWN) else None
 
 
-def train_one(job: Job, every: int | None = None) -> Run:
-    """One run of the task ``digits``, evaluated after every ``every`` steps."""
+@method("slow_adamw", search=lookup("adamw").search, seam="optim")
+class SlowAdamW(AdamW):
+    """AdamW that idles, so that a training step takes :data:`SLOWDOWN` times as long, or somewhat more on a shared machine."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._taken: deque[float] = deque(maxlen=21)
+        self._ended = math.nan
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update, then idle for a share of the time since the call before (the median: evaluations lie in between, too)."""
+        loss = super().step(closure)
+        if math.isfinite(self._ended):
+            self._taken.append(perf_counter() - self._ended)
+            until = perf_counter() + (SLOWDOWN - 1) * median(self._taken)
+            while perf_counter() < until:
+                pass
+        self._ended = perf_counter()
+        return loss
+
+
+def train_one(job: Job, every: int | None = None, seconds: float | None = None) -> Run:
+    """One run of the task ``digits``, evaluated after every ``every`` steps, or for ``seconds``, evaluated as a race does."""
     torch.set_num_threads(1)
     load_methods()
     task = load("digits")
-    return train(task, job, Conditions(steps=task.steps, eval_every=every, device="cpu"))
+    steps = task.steps if seconds is None else None
+    return train(task, job, Conditions(steps=steps, seconds=seconds, eval_every=every, device="cpu"))
 
 
 def tune() -> dict[str, Any]:
@@ -56,13 +84,14 @@ def tune() -> dict[str, Any]:
     return settings[best_trial(runs, TRIALS, load("digits").goal)]
 
 
-def train_pool(seeds: int, workers: int) -> list[Run]:
-    """``seeds`` runs of tuned AdamW and as many of its slowed copy on the same fresh seeds, evaluated at every step."""
-    settings = tune()
+def train_pool(settings: dict[str, Any], seeds: int, workers: int, seconds: float | None = None) -> list[Run]:
+    """``seeds`` runs of AdamW and as many of its slowed copy on the same fresh seeds: evaluated at every step, or for ``seconds``."""
+    slowed = "idling_adamw" if seconds is None else "slow_adamw"
     jobs = [
         Job(name, "fresh", number, FRESH_BASE + number, settings)
         for number in range(seeds)
-        for name in ("adamw", "idling_adamw")
+        for name in ("adamw", slowed)
     ]
+    how = partial(train_one, every=1 if seconds is None else None, seconds=seconds)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(train_one, jobs, [1] * len(jobs), chunksize=4))
+        return list(pool.map(how, jobs, chunksize=4))

@@ -1,5 +1,6 @@
 """The calibration that the docs quote: its bars, its page, and that the benchmark does what it says."""
 
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -88,6 +89,21 @@ def test_drawn_races_of_straight_lines(calibration):
     assert rows["slowed, trained on the same seeds"]["ratio"] == pytest.approx(1.3, abs=0.02)
     assert rows["baseline slowed, trained on the same seeds"]["faster"] == 1
     assert rows["slowed, stretched curves of other seeds"]["ratio"] == pytest.approx(1.3, abs=0.06)
+
+
+def test_drawn_races_of_straight_lines_with_a_budget_in_seconds(calibration):
+    runs = [run for run in pool_of_lines() if run.recipe == "adamw"]
+    grid = list(range(0, 301, 10))
+    slow = [dataclasses.replace(calibration._at(run, grid, 1.3), recipe="slow_adamw") for run in runs]
+    pool = calibration.TimedPool([*[calibration._at(run, grid, 1.0) for run in runs], *slow], 3.0)
+    assert all(run.seconds[-1] == pytest.approx(3.0) for run in pool.plain)
+    kinds = calibration.races(pool)
+    assert not any("stretched" in kind or "among" in kind for kind in kinds)
+    rows = {kind: calibration.count(kind, *drawn, 5, 40, "seconds") for kind, drawn in kinds.items()}
+    assert rows["A/A"]["rate"] <= 0.2
+    assert rows["slowed, trained on the same seeds"]["rate"] == 1
+    assert rows["baseline slowed, trained on the same seeds"]["faster"] == 1
+    assert rows["slowed, trained on the same seeds"]["ratio"] == pytest.approx(1.3, abs=0.05)
 
 
 def test_stretching_keeps_the_curve_and_delays_it(calibration):

@@ -22,8 +22,7 @@ of any wrong *faster* or *slower* in a race of equal recipes is 5%. With one rec
 A recipe of which no fresh run finished is called *failed*. *No comparison* stands where there is nothing to compare with: no fresh
 run of the baseline finished, or the target is met before the first step. :attr:`RecipeResult.reason` says which.
 
-How often the words are wrong, and how often they find a planted slowdown, is measured by ``benchmarks/calibration.py`` for
-budgets in steps.
+How often the words are wrong, and how often they find a planted slowdown, is measured by ``benchmarks/calibration.py``.
 """
 
 from __future__ import annotations
