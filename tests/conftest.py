@@ -21,7 +21,7 @@ forked = importlib.util.module_from_spec(spec)
 sys.modules[spec.name] = forked
 spec.loader.exec_module(forked)
 
-torch.set_num_threads(1)  # two test processes share the machine; small tensors gain nothing from more
+torch.set_num_threads(1)  # several test processes share the machine; small tensors gain nothing from more
 
 # For each kind of device that isn't there, torch.manual_seed keeps the whole stack in words, which takes milliseconds.
 for kind in (torch.cuda, torch.xpu, torch.mtia):

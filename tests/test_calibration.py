@@ -44,6 +44,9 @@ def test_races_between_equals_hold_the_bar(result):
     assert all(row["races"] >= 40 for row in rows)
     assert all(row["rate_ci"][0] <= 0.05 for row in rows)
     assert all(row["rate"] <= 0.05 for row in rows if row["seeds"] == 5)
+    timed = [row for row in result["timed"]["rows"] if row["race"].startswith("A/A")]
+    assert sorted(row["seeds"] for row in timed) == [3, 3, 5, 5, 8, 8]
+    assert all(row["races"] >= 40 and row["rate"] <= 0.05 for row in timed)
 
 
 def test_a_planted_slowdown_is_found_with_five_seeds(result):
