@@ -31,7 +31,8 @@ def empirical_ntk(
         chunk_size: examples differentiated at once; ``None`` is all.
 
     Returns:
-        ``(B * C, B' * C)``, C the outputs of one example.
+        ``(B * C, B' * C)``, C the outputs of one example; without ``others`` exactly symmetric, which a product need not be: in its
+        last digits that depends on the machine.
 
     Example:
         >>> import torch
@@ -49,5 +50,7 @@ def empirical_ntk(
     with eval_mode(model):
         jacobian = vmap(jacrev(outputs), in_dims=(None, 0), chunk_size=chunk_size)
         rows = jacobian(flat.vector, inputs).flatten(0, 1)
-        columns = rows if others is None else jacobian(flat.vector, others).flatten(0, 1)
-    return rows @ columns.mT
+        if others is not None:
+            return rows @ jacobian(flat.vector, others).flatten(0, 1).mT
+    gram = rows @ rows.mT
+    return gram.tril() + gram.tril(-1).mT
