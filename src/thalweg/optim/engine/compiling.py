@@ -1,8 +1,9 @@
 """Compiled passes: one function per pass and list of shapes, so that nothing recompiles while training goes on.
 
-``torch.compile`` fuses a whole list of tensors into one pass over memory. Inductor keeps what it compiled on disk (see
-``TORCHINDUCTOR_CACHE_DIR``), so a later process only traces. The first process pays tens of seconds, which is why small problems
-stay eager unless asked for.
+Inductor, the compiler behind ``torch.compile``, fuses a whole list of tensors into one pass over memory. It keeps what it compiled on
+disk (see ``TORCHINDUCTOR_CACHE_DIR``), so a later process only traces. The first process pays tens of seconds, which is why small
+problems stay eager unless asked for. Passes hold no Python that depends on numbers, so they are traced as they run: without
+``torch.compile`` itself, whose look at their source takes longer than compiling, and whose call takes longer than Inductor's.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ import itertools
 import os
 import shutil
 import sys
-import types
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,8 @@ from torch import Tensor
 
 from thalweg.optim.engine.early_writes import early_writes
 from thalweg.optim.engine.joining import Piece, pieces
-from thalweg.optim.engine.passes import FRESH, Call, Done, Grid
+from thalweg.optim.engine.passes import FRESH, Call, Done
+from thalweg.optim.engine.tracing import traced
 
 COMPILE_FROM = 4_000_000
 """Parameters of an optimizer from which compiling pays by itself (``compile=None``)."""
@@ -99,10 +100,8 @@ class Compiler:
         if function is None:
             if len(self._functions) >= MAX_FUNCTIONS:
                 return [call.run() for call in calls]
-            device = calls[0].params[0].device.type
-            grids = tuple(tuple(call.grids) for call in calls)
-            function = self._functions[signature] = _compiled(signature, grids, device)
-        return function([_arguments(call) for call in calls])
+            function = self._functions[signature] = _shared(signature)
+        return function(calls)
 
 
 def _hand_in(done: dict[int, Any], piece: Piece, result: Done) -> None:
@@ -147,46 +146,92 @@ _LAYOUTS: dict[Any, int] = {}
 """Layouts of parameters and states seen so far, numbered: a number is compared faster at each step."""
 
 
-def _arguments(call: Call) -> tuple[Any, ...]:
-    """What changes from step to step, as tensors, so that nothing recompiles."""
-    device = call.params[0].device
-    values = torch.tensor(call.values, dtype=torch.float64).to(device, non_blocking=True)
-    keys = None
-    if call.keys is not None:
-        keys = torch.tensor(call.keys, dtype=torch.int64).to(device, non_blocking=True)
-    return call.params, call.updates, call.states, values, keys, call.sums
-
-
 @functools.lru_cache(maxsize=SHARED_FUNCTIONS)
-def _compiled(signature: tuple[Any, ...], grids: tuple[tuple[Grid, ...], ...], device: str) -> Callable[..., Any]:
-    """The passes of ``signature``, compiled; shared by the optimizers of this process, so that a second training run compiles
-    nothing. A copied code object keeps its cache apart from every other function's.
-    """
-    passes = [own[0] for own in signature[2:]]
-
-    def fused(calls: Any) -> Any:
-        return [one_pass(*arguments, grid) for one_pass, arguments, grid in zip(passes, calls, grids, strict=True)]
-
-    name = f"fused_{next(_numbers)}"
-    own = types.FunctionType(fused.__code__.replace(co_name=name), fused.__globals__, name, None, fused.__closure__)
-    options = dict(_UNGUARDED)
-    if any(one_pass.has_sums for one_pass in passes):
-        options |= _WORK_OUT_TWICE | (early_writes() if device == "cpu" else {})
-    return torch.compile(own, fullgraph=True, dynamic=False, options=options)
+def _shared(signature: tuple[Any, ...]) -> Fused:
+    """The compiled function for ``signature``, shared by the optimizers of this process, so that a second training run compiles
+    nothing."""
+    return Fused()
 
 
-_UNGUARDED: dict[str, Any] = {
-    "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,
-    "size_asserts": False,
-    "alignment_asserts": False,
-}
-"""The signature has said all that guards and assertions would check again at each step, for tens of microseconds a tensor."""
+class Fused:
+    """The passes of some calls as one compiled function, made when it is first called; then for calls of the same signature only."""
+
+    def __init__(self) -> None:
+        self._function: Callable[..., Sequence[Tensor]] | None = None
+        self._handed_on: list[tuple[int, list[int]]] = []
+
+    def __call__(self, calls: Sequence[Call]) -> list[Done]:
+        """Run the calls."""
+        leaves = [leaf for call in calls for leaf in _leaves(call)]
+        if self._function is None:
+            self._function = self._compiled(calls, leaves)
+        new = iter(self._function(*leaves))
+        return [
+            (_next(new, updates), [tuple(_next(new, count)) for count in sums]) for updates, sums in self._handed_on
+        ]
+
+    def _compiled(self, calls: Sequence[Call], leaves: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
+        def fused(*leaves: Tensor) -> list[Tensor]:
+            given = iter(leaves)
+            done = [call.one_pass(*_arguments(call, given)) for call in calls]
+            self._handed_on = [(len(updates), [len(own) for own in sums]) for updates, sums in done]
+            return [tensor for updates, sums in done for tensor in (*updates, *itertools.chain(*sums))]
+
+        from torch._subclasses import FakeTensorMode
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        with FakeTensorMode(), traced():  # stand-ins without numbers, none of which share memory
+            stand_ins: list[Any] = [_stand_in(leaf) for leaf in leaves]
+            graph = make_fx(fused)(*stand_ins)
+        options = dict(_UNCHECKED)
+        if any(call.one_pass.has_sums for call in calls):
+            options |= _WORK_OUT_TWICE | (early_writes() if calls[0].params[0].device.type == "cpu" else {})
+        return torch._inductor.compile(graph, stand_ins, options=options)
+
+
+def _leaves(call: Call) -> list[Tensor]:
+    """What a call works on, in a row; what changes from step to step as tensors, so that nothing recompiles."""
+    device = call.params[0].device
+    found = [*call.params, *call.updates, torch.tensor(call.values, dtype=torch.float64).to(device, non_blocking=True)]
+    for state in call.states:
+        found += state.values()
+    for own in call.sums or ():
+        found += own
+    if call.keys is not None:
+        found.append(torch.tensor(call.keys, dtype=torch.int64).to(device, non_blocking=True))
+    return found
+
+
+def _arguments(call: Call, leaves: Iterator[Tensor]) -> tuple[Any, ...]:
+    """Arguments of the call's pass, with such leaves in place of its own."""
+    params, updates = _next(leaves, len(call.params)), _next(leaves, len(call.updates))
+    values = next(leaves)
+    states = [dict(zip(state, _next(leaves, len(state)), strict=True)) for state in call.states]
+    sums = None if call.sums is None else [tuple(_next(leaves, len(own))) for own in call.sums]
+    keys = None if call.keys is None else next(leaves)
+    return params, updates, states, values, keys, sums, call.grids
+
+
+def _next(items: Iterator[Tensor], count: int) -> list[Tensor]:
+    return list(itertools.islice(items, count))
+
+
+def _stand_in(tensor: Tensor) -> Tensor:
+    return torch.empty_strided(
+        tensor.shape,
+        tensor.stride(),
+        dtype=tensor.dtype,
+        device=tensor.device,
+        requires_grad=tensor.requires_grad,
+    )
+
+
+_UNCHECKED: dict[str, Any] = {"size_asserts": False, "alignment_asserts": False}
+"""The signature has said all that assertions would check again at each step."""
 
 _WORK_OUT_TWICE: dict[str, Any] = {"realize_reads_threshold": 1000, "realize_opcount_threshold": 1000}
 """Inductor is to work an update out twice rather than store it between the sum over it and its use: storing means new
 memory at each step. Without sums the plain setting is faster."""
-
-_numbers = itertools.count()
 
 
 @functools.cache

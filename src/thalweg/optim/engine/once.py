@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+
+from thalweg.optim.engine.tracing import is_traced
 
 _COPIES = 16
 """Reductions of up to 8 numbers are unrolled, and what is unrolled is worked out again wherever it is used."""
@@ -23,6 +24,6 @@ def once(number: Tensor) -> Tensor:
         >>> once(torch.tensor(4.0).sqrt())
         tensor(2.)
     """
-    if not torch.compiler.is_compiling():
+    if not is_traced():
         return number
     return number.expand(_COPIES, *number.shape).amax(0)

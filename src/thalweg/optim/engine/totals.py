@@ -6,8 +6,9 @@ import functools
 import operator
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
+
+from thalweg.optim.engine.tracing import is_traced
 
 _PLACES = 4
 
@@ -32,7 +33,7 @@ def total(term: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
         tensor(25.)
     """
     cut = tensors[0].numel() % _PLACES == 0 and all(tensor.is_contiguous() for tensor in tensors)
-    if not (cut and torch.compiler.is_compiling()):
+    if not (cut and is_traced()):
         return term(*tensors).sum()
     parts = [tensor.view(_PLACES, -1).unbind() for tensor in tensors]
     return functools.reduce(operator.add, map(term, *parts)).sum()
