@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from thalweg.optim.engine.passes import Grid
-from thalweg.optim.engine.sharding import Sharding, local, sharding_of
+from thalweg.optim.engine.sharding import Sharding, all_ordinary, local, sharding_of
 
 
 class Bucket:
@@ -59,6 +59,12 @@ class Bucket:
         if not _same(list(map(states.get, params)), self.states):
             return False
         return _same(self._state_tensors(), self._tensors)
+
+    def plain_gradients(self, gradients: list[Tensor]) -> list[Tensor]:
+        """What passes see of the gradients; they are of the parameters' shapes and as real as these."""
+        if self._plain and all_ordinary(gradients):
+            return list(gradients)
+        return [plain(local(g)) for g in gradients]
 
     def _state_tensors(self) -> list[Any]:
         names = self._names

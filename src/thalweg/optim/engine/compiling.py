@@ -53,18 +53,23 @@ class Compiler:
         if mode not in (None, True, False):
             raise ValueError(f"compile must be None, True or False, not {mode!r}")
         self.mode = mode
-        self.elements = 0  # of the whole optimizer
+        self._elements = 0, 0  # of how many parameters together, and how many that is
         self._functions: dict[Any, Callable[..., Any]] = {}
 
     def wants(self, call: Call) -> bool:
         """Whether a call is to be compiled."""
         if self.mode is not None:
             return self.mode
-        if self.elements < COMPILE_FROM:
+        if self._elements[1] < COMPILE_FROM:
             return False
         if "elements" not in call.notes:
             call.notes["elements"] = sum(p.numel() for p in call.params)
         return call.notes["elements"] >= SMALL_PASS and can_compile(call.params[0].device.type)
+
+    def count(self, params: Sequence[Tensor]) -> None:
+        """Take note of how large the whole optimizer is."""
+        if len(params) != self._elements[0]:
+            self._elements = len(params), sum(p.numel() for p in params)
 
     def run_programs(self, programs: Sequence[Program]) -> None:
         """Run programs side by side: the first call of each, then the second, ..."""
@@ -192,13 +197,13 @@ class Fused:
 def _leaves(call: Call) -> list[Tensor]:
     """What a call works on, in a row; what changes from step to step as tensors, so that nothing recompiles."""
     device = call.params[0].device
-    found = [*call.params, *call.updates, torch.tensor(call.values, dtype=torch.float64).to(device, non_blocking=True)]
+    found = [*call.params, *call.updates, torch.tensor(call.values, dtype=torch.float64, device=device)]
     for state in call.states:
         found += state.values()
     for own in call.sums or ():
         found += own
     if call.keys is not None:
-        found.append(torch.tensor(call.keys, dtype=torch.int64).to(device, non_blocking=True))
+        found.append(torch.tensor(call.keys, dtype=torch.int64, device=device))
     return found
 
 

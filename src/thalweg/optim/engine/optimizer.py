@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.linalg.autocast import autocast_off
-from thalweg.optim.engine.buckets import Bucket, plain
+from thalweg.optim.engine.buckets import Bucket
 from thalweg.optim.engine.compiling import Compiler, Program
 from thalweg.optim.engine.gradient_norm import gradient_norm
 from thalweg.optim.engine.hyperparameters import check_kind, own_number
@@ -221,9 +221,10 @@ class ChainedOptimizer(torch.optim.Optimizer):
         self._check_gradients(gradients)
         if self._settings.nonfinite != "propagate" and self._has_nonfinite():
             return
-        self._compiler.elements = sum(p.numel() for group in self.param_groups for p in group["params"])
+        params = [p for group in self.param_groups for p in group["params"]]
+        self._compiler.count(params)
         if any(rule.needs_gradient_norm for rule in self.rules.values()):
-            self._gradient_norm = gradient_norm([p for group in self.param_groups for p in group["params"]])
+            self._gradient_norm = gradient_norm(params)
         programs = []
         first = 0
         for index, (group, own) in enumerate(zip(self.param_groups, gradients, strict=True)):
@@ -321,7 +322,7 @@ class ChainedOptimizer(torch.optim.Optimizer):
         program = split(bound, self._last_pass(group, chain), bucket.sharding is not None)
         keys = random_keys(bound, step, bucket.numbers, self._settings.stochastic_rounding)
         params, states, grids = bucket.locals, bucket.local_states, bucket.grids
-        updates = [plain(local(g)) for g in gradients]
+        updates = bucket.plain_gradients(gradients)
         if chain.needs_gradient:
             states = [{**state, GRADIENT: gradient} for state, gradient in zip(states, updates, strict=True)]
         sums: Any = None

@@ -130,7 +130,7 @@ def _among_all_rows(sums: Tensor, grid: Grid) -> Tensor:
     return table
 
 
-_ORDINARY = (Tensor, torch.nn.Parameter)
+_ORDINARY = frozenset({Tensor, torch.nn.Parameter})
 """Types that need no closer look, which would take a microsecond each at every step."""
 
 
@@ -142,6 +142,11 @@ def sharding_of(param: Tensor) -> Sharding | None:
     if placements is None or all(p.is_replicate() for p in placements):
         return None
     return Sharding(param.device_mesh, tuple(placements))  # type: ignore[attr-defined]
+
+
+def all_ordinary(tensors: Sequence[Tensor]) -> bool:
+    """Whether none of them is of a kind of its own, as DTensors are."""
+    return _ORDINARY.issuperset(map(type, tensors))
 
 
 def local(tensor: Tensor) -> Tensor:
