@@ -259,3 +259,17 @@ def test_parameters_know_that_they_were_changed() -> None:
     Lion([p], compile=True).step()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+def test_inside_a_compiled_function_of_the_users(train) -> None:
+    ends = []
+    for wrap in (torch.compile(backend="eager"), lambda function: function):
+        params = make_params()
+        optimizer = Lion(params, lr=0.1, compile=True)
+        step = wrap(lambda optimizer=optimizer: optimizer.step())
+        for _ in range(3):
+            for p in params:
+                p.grad = p.detach().sin()
+            step()
+        ends.append(params)
+    assert all(map(torch.equal, *ends))

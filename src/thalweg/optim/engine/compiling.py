@@ -55,6 +55,9 @@ class Compiler:
         self.mode = mode
         self._elements = 0, 0  # of how many parameters together, and how many that is
         self._functions: dict[Any, Callable[..., Any]] = {}
+        self._run_as_it_is = torch.compiler.disable(
+            self._run_compiled
+        )  # where a user's own torch.compile goes through the step
 
     def wants(self, call: Call) -> bool:
         """Whether a call is to be compiled."""
@@ -94,12 +97,13 @@ class Compiler:
                 else:
                     _hand_in(done[number], piece, piece.call.run())
         for together in compiled.values():
-            results = self._run_compiled([piece.call for _, piece in together])
+            results = self._run_as_it_is([piece.call for _, piece in together])
             for (number, piece), result in zip(together, results, strict=True):
                 _hand_in(done[number], piece, result)
         return [_in_order(own) for own in done]
 
     def _run_compiled(self, calls: Sequence[Call]) -> list[Done]:
+        """Run the calls in one function."""
         signature = (torch.get_num_threads(), torch.is_inference_mode_enabled(), *map(_signature, calls))
         function = self._functions.get(signature)
         if function is None:
