@@ -273,3 +273,16 @@ def test_inside_a_compiled_function_of_the_users(train) -> None:
             step()
         ends.append(params)
     assert all(map(torch.equal, *ends))
+
+
+def test_what_was_compiled_is_kept_on_disk() -> None:
+    """A function made anew, as another process makes it, is found again."""
+    from torch._dynamo.utils import counters
+
+    for _ in range(2):
+        compiling._shared.cache_clear()
+        counters.clear()
+        p = nn.Parameter(torch.ones(13, 11))
+        p.grad = torch.ones_like(p)
+        Lamb([p], compile=True).step()
+    assert counters["inductor"]["fxgraph_cache_hit"] == 1 and not counters["inductor"]["fxgraph_cache_miss"]

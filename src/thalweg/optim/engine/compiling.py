@@ -186,16 +186,20 @@ class Fused:
             self._handed_on = [(len(updates), [len(own) for own in sums]) for updates, sums in done]
             return [tensor for updates, sums in done for tensor in (*updates, *itertools.chain(*sums))]
 
+        from torch._guards import TracingContext, tracing
         from torch._subclasses import FakeTensorMode
         from torch.fx.experimental.proxy_tensor import make_fx
+        from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-        with FakeTensorMode(), traced():  # stand-ins without numbers, none of which share memory
-            stand_ins: list[Any] = [_stand_in(leaf) for leaf in leaves]
-            graph = make_fx(fused)(*stand_ins)
         options = dict(_UNCHECKED)
         if any(call.one_pass.has_sums for call in calls):
             options |= _WORK_OUT_TWICE | (early_writes() if calls[0].params[0].device.type == "cpu" else {})
-        return torch._inductor.compile(graph, stand_ins, options=options)
+        mode = FakeTensorMode(shape_env=ShapeEnv())
+        with mode, traced():  # stand-ins without numbers, none of which share memory
+            stand_ins: list[Any] = [_stand_in(leaf) for leaf in leaves]
+            graph = make_fx(fused)(*stand_ins)
+        with tracing(TracingContext(mode)):  # without it, Inductor doesn't look into what it keeps on disk
+            return torch._inductor.compile(graph, stand_ins, options=options)
 
 
 def _leaves(call: Call) -> list[Tensor]:
