@@ -55,9 +55,8 @@ class Compiler:
         self.mode = mode
         self._elements = 0, 0  # of how many parameters together, and how many that is
         self._functions: dict[Any, Callable[..., Any]] = {}
-        self._run_as_it_is = torch.compiler.disable(
-            self._run_compiled
-        )  # where a user's own torch.compile goes through the step
+        # Where a user's own torch.compile goes through the step, it is to leave this out.
+        self._run_as_it_is = torch.compiler.disable(self._run_compiled)
 
     def wants(self, call: Call) -> bool:
         """Whether a call is to be compiled."""
