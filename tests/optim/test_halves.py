@@ -62,7 +62,7 @@ def trained(make: Callable[..., torch.optim.Optimizer], dtype: torch.dtype = tor
 def test_alone_is_as_in_stacks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     together = trained(MAKERS[name])
     for module in (halves, matrix_step):
-        monkeypatch.setattr(module, "CACHED", 4)
+        monkeypatch.setattr(module, "CACHED_ALONE", 4)
     for found, expected in zip(trained(MAKERS[name]), together, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
@@ -70,7 +70,7 @@ def test_alone_is_as_in_stacks(name: str, monkeypatch: pytest.MonkeyPatch) -> No
 def test_half_precision_is_rounded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     together = trained(MAKERS["galore"], torch.bfloat16)
     for module in (halves, matrix_step):
-        monkeypatch.setattr(module, "CACHED", 4)
+        monkeypatch.setattr(module, "CACHED_ALONE", 4)
     for found, expected in zip(trained(MAKERS["galore"], torch.bfloat16), together, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from thalweg.optim.engine.buckets import Bucket
-from thalweg.optim.engine.matrices import CACHED, Shape, Sink, State, View, store
+from thalweg.optim.engine.matrices import CACHED_ALONE, Shape, Sink, State, View, store
 from thalweg.optim.engine.passes import BoundTransform, Call, Done, Pass, bind, compute_dtype
 from thalweg.optim.engine.transform import Chain
 
@@ -37,7 +37,7 @@ def large(transforms: Sequence[BoundTransform], bucket: Bucket, shapes: Sequence
         return []
     if bucket.params[0].device.type != "cpu":
         return []
-    return [i for i, (batch, m, n) in enumerate(shapes) if batch == 1 and 2 * m * n > CACHED]
+    return [i for i, (batch, m, n) in enumerate(shapes) if batch == 1 and 2 * m * n > CACHED_ALONE]
 
 
 def map_halves(

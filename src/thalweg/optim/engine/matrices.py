@@ -15,8 +15,12 @@ from thalweg.optim.engine.transform import Transform
 MAX_STACK = 1 << 25
 """Elements in one stack: larger ones gain nothing and cost memory."""
 
-CACHED = 1 << 18
-"""Elements in one stack, on a CPU, of transforms that want large matrices alone: it stays in the cache between operators."""
+CACHED = 1 << 22
+"""The same on a CPU, where a stack of this size stays in the last cache from one product to the next: at 60M parameters Newton-Schulz
+takes a tenth less time."""
+
+CACHED_ALONE = 1 << 18
+"""The same for transforms that want large matrices alone: they stay in a core's own cache between operators."""
 
 Shape = tuple[int, int, int]
 State = dict[str, Tensor]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from thalweg.optim.engine.buckets import Bucket
 from thalweg.optim.engine.halves import large, map_halves
-from thalweg.optim.engine.matrices import CACHED, MAX_STACK, Sink, State, View, map_stacks
+from thalweg.optim.engine.matrices import CACHED, CACHED_ALONE, MAX_STACK, Sink, State, View, map_stacks
 from thalweg.optim.engine.passes import BoundTransform, Call, Done, Pass, compute_dtype
 from thalweg.optim.engine.sharding import local
 
@@ -69,8 +69,9 @@ def map_matrices(
 
 def _largest_stack(transforms: Sequence[BoundTransform], bucket: Bucket) -> int:
     """Elements; on other devices it costs more to start many small operators than to copy."""
-    alone = all(transform.type.alone for transform in transforms)
-    return CACHED if alone and bucket.params[0].device.type == "cpu" else MAX_STACK
+    if bucket.params[0].device.type != "cpu":
+        return MAX_STACK
+    return CACHED_ALONE if all(transform.type.alone for transform in transforms) else CACHED
 
 
 def written_at_once(
