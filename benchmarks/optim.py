@@ -5,30 +5,49 @@
 
 Limits: an elementwise rule must read the gradient, and read and write the parameter and its state; that many words at the speed of
 an in-place ``x.mul_(s)`` over as many bytes as AdamW's tensors have is the *memory limit*. A matrix rule's limit is its matrix
-products at the speed of a large one in the dtype used. Torch's fused AdamW is at 0.94 to 1.05. A rule in a subspace
-is compared with our own AdamW step beside it, its refreshes included: they are timed apart and shared out over the steps between
-two of them.
+products at the speed of a large one in the dtype used. A rule in a subspace is compared with our own AdamW step beside it, its
+refreshes included: they are timed apart and shared out over the steps between two of them.
 
-Each rule runs beside its peers and nothing else, so that all fit into memory.
+Each rule runs beside its peers and nothing else, so that all fit into memory, and they take turns in being first after the limits'
+measurement, which costs a few percent.
 
-Where a bar is missed, first the rules that need sums, at 14M parameters on two cores: LAMB 1.45 to 1.60 of the memory limit
-(asked 1.5), LARS 1.6 to 1.8, AdamP 1.9 and SGDP 2.2 (1.6), AuON 2.3 to 2.5 (1.5). They pass twice over memory, AuON three times,
-and reading is what costs (this and all splits below come from profiles by hand, not from this script): 16 GB/s along one
+Two machines of two cores were measured at 14M parameters: first one with AMX, 105 MB of third-level cache and 40 to 48 GB/s; then,
+after passes were no longer traced by Dynamo nor loops shared between parameters, one without AMX, with 32 MB and 50 to 105 GB/s,
+changing within minutes (a shared host). Multiples of the limits, ranges over several runs, best and median:
+
+    rule                   bar                  first machine         second machine
+    AdamW                  torch's fused        0.93 to 1.01          1.13 to 1.15
+      torch's fused                             0.94 to 1.05          1.08 to 1.13
+    Lion                   1.15                 1.03 to 1.18          1.18 to 1.32
+    LAMB                   1.5                  1.40 to 1.60          1.48 to 1.54
+    LARS                   1.6                  1.6 to 1.8            1.57 to 1.69
+    AdamP, SGDP            1.6                  1.9, 2.2              2.2 to 2.6, 2.0
+    AuON                   1.5                  2.3 to 2.5            2.9
+    Muon                   1.3                  1.26 to 1.45          1.17 to 1.25
+      best peer                                 1.72                  1.20 to 1.34
+
+Where a bar is missed: each step runs about a millisecond of Python for 75 parameters, of which a part is torch's own and most is
+waiting for objects that the step itself has pushed out of the caches; the faster the memory, the larger its share. On the second
+machine a step of Lion takes 1.1 ms outside the compiled loops (1.5 with Dynamo), and the loops are at 1.03 to 1.08 (this and all
+splits below come from profiles by hand, not from this script).
+
+Rules that need sums pass twice over memory, AuON three times. On the first machine reading is what costs: 16 GB/s along one
 sequence, 24 along four or more, where the in-place pass moves 40 to 48 in both directions together. From the third-level cache it
 is 39, so passes over one parameter follow each other, a state is written in the loop that sums over it
 (``engine/early_writes.py``), and sums that only read do so at four places at once (``engine/totals.py``: 4.4 ms instead of 6.6
-for LARS's). Of LAMB's 15.1 ms the compiled loops take 13.6, 1.34 of the limit; before them Python needs 1.2 ms and after them
-0.3, for 75 parameters whose tensors and objects the step itself has pushed out of the caches. LARS: 11.0 of 12.7. SGDP and AdamP
-sum four products along each row, and their test of all rows comes as six more small loops for every matrix. AuON needs an
-exponential and a division for each number, in the second of its passes.
+for LARS's). LAMB's loops were at 1.34 there and are at 1.35 on the second. SGDP and AdamP sum four products along each row, and
+their test of all rows comes as six more small loops for every matrix. AuON needs an exponential and a division for each number, in
+the second of its passes.
 
-Muon takes 1.3 to 1.45 of its products in the median (asked 1.3). By the profiler 79% of a step are those products, batched ones, which
-run at somewhat less than the large product's speed; the compiled passes over momentum and the rest are 7%, casts, joins and the
-normalization 8%, Python 5%.
+Muon with AMX: by the profiler 79% of a step are the products, batched ones, which run at somewhat less than the large product's speed;
+the compiled passes over momentum and the rest are 7%, casts, joins and the normalization 8%, Python 5%. Without AMX products are
+almost all, and ours and torch's Muon are level: at 60M parameters 1.14 and 1.11 by medians.
 
-Then the rules in subspaces, of rank 64 at 14M parameters on two cores, asked to take 2 AdamW steps. On a shared
-machine FRUGAL's columns took 2.3, GaLore 3.6, Fira 5.6, Natural GaLore 13 (projected on both sides 4.8) and DCT-AdamW 9.4 (with a
-choice every 200 steps 4.1). AdamW's step, 11 ms, is memory alone. Of 34 ms of GaLore's between refreshes the product into the
+At 60M parameters, second machine: AdamW 1.21 (torch's fused 1.05 to 1.08), Lion 1.08 to 1.15, LAMB 1.57 to 1.82, LARS 1.32.
+
+Then the rules in subspaces, of rank 64 at 14M parameters on the first machine, asked to take 2 AdamW steps. FRUGAL's columns took
+2.3, GaLore 3.6, Fira 5.6, Natural GaLore 13 (projected on both sides 4.8) and DCT-AdamW 9.4 (with a choice every 200 steps 4.1).
+AdamW's step, 11 ms, is memory alone. Of 34 ms of GaLore's between refreshes the product into the
 subspace takes 12 (1.4 GFLOP in float32 at 110 to 140 GFLOP/s; a large square product reaches 210), the one back 9.5, writing the
 weights 3, AdamW on the rest and Adam in the subspace 4.5, Python and small operators 4.5; so float32 products alone take 2. In
 bfloat16 (``projection_dtype``) the products take 16 ms instead of 22, for rounding each gradient costs as much as its product,
