@@ -26,6 +26,8 @@ changing within minutes (a shared host). Multiples of the limits, ranges over se
     Muon                   1.3                  1.26 to 1.45          1.17 to 1.25
       best peer                                 1.72                  1.20 to 1.34
 
+LAMB's range on the second machine is that at about 55 GB/s; in moments of twice that it took 1.9, its loops being more than memory.
+
 Where a bar is missed: each step runs about a millisecond of Python for 75 parameters, of which a part is torch's own and most is
 waiting for objects that the step itself has pushed out of the caches; the faster the memory, the larger its share. On the second
 machine a step of Lion takes 1.1 ms outside the compiled loops (1.5 with Dynamo), and the loops are at 1.03 to 1.08 (this and all
@@ -47,14 +49,14 @@ At 60M parameters, second machine: AdamW 1.21 (torch's fused 1.05 to 1.08), Lion
 
 Then the rules in subspaces, of rank 64 at 14M parameters on the first machine, asked to take 2 AdamW steps. FRUGAL's columns took
 2.3, GaLore 3.6, Fira 5.6, Natural GaLore 13 (projected on both sides 4.8) and DCT-AdamW 9.4 (with a choice every 200 steps 4.1).
-AdamW's step, 11 ms, is memory alone. Of 34 ms of GaLore's between refreshes the product into the
-subspace takes 12 (1.4 GFLOP in float32 at 110 to 140 GFLOP/s; a large square product reaches 210), the one back 9.5, writing the
-weights 3, AdamW on the rest and Adam in the subspace 4.5, Python and small operators 4.5; so float32 products alone take 2. In
-bfloat16 (``projection_dtype``) the products take 16 ms instead of 22, for rounding each gradient costs as much as its product,
-and writing from bfloat16 5.5 instead of 3: 2.7 to 3.4. Fira adds 14 ms: norms of the gradient's rows 4, its multiple 4, small
-operators the rest. DCT-AdamW's choice takes a product with the whole basis, 38 ms in float32. Natural GaLore reads its history,
-142 MB, and works in float64. That history is s r max(m, n) numbers a matrix, for s = 20 and r = 64 1.67 of AdamW's 2 m n where m
-= 4 n = 1536: no s above 0 keeps 0.25. Both sides projected it is s r^2, and all state 0.21.
+AdamW's step, 11 ms, is memory alone. Of 34 ms of GaLore's between refreshes the product into the subspace takes 12 (1.4 GFLOP in
+float32 at 110 to 140 GFLOP/s; a large square product reaches 210), the one back 9.5, writing the weights 3, AdamW on the rest and
+Adam in the subspace 4.5, Python and small operators 4.5; so float32 products alone take 2. In bfloat16 (``projection_dtype``) the
+products take 16 ms instead of 22, for rounding each gradient costs as much as its product, and writing from bfloat16 5.5 instead of
+3: 2.7 to 3.4. Fira adds 14 ms: norms of the gradient's rows 4, its multiple 4, small operators the rest. DCT-AdamW's choice takes a
+product with the whole basis, 38 ms in float32. Natural GaLore reads its history, 142 MB, and works in float64. That history is s r
+max(m, n) numbers a matrix, for s = 20 and r = 64 1.67 of AdamW's 2 m n where m = 4 n = 1536: no s above 0 keeps 0.25. Both sides
+projected it is s r^2, and all state 0.21.
 """
 
 from __future__ import annotations
@@ -183,11 +185,10 @@ def measure(size: str, rules: list[str], rounds: int, packages: list[str] | None
             start(contender, model, grads)
         gc.disable()
         first = len(limits.words)
-        for number in range(rounds):
+        for _ in range(rounds):
             limits.measure()
-            for contender in (
-                running[number % len(running) :] + running[: number % len(running)]
-            ):  # what runs first is slower
+            running.append(running.pop(0))  # what runs first is slower
+            for contender in running:
                 if not contender.error:
                     contender.give(grads)
                     contender.seconds.append(timed(contender.optimizer.step))

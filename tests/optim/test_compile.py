@@ -239,10 +239,9 @@ def test_a_second_optimizer_shares_what_the_first_compiled(monkeypatch) -> None:
     compiling._shared.cache_clear()
 
 
-def test_tensors_that_share_memory_take_no_part_in_what_is_compiled(train) -> None:
-    """Parameters cut from one vector, and those that aren't, may meet the same function."""
+def test_parameters_cut_from_one_vector_share_a_function_with_others(train) -> None:
     vector = torch.randn(12, generator=torch.Generator().manual_seed(3))
-    lists = [[nn.Parameter(vector[:6]), nn.Parameter(vector[6:])]]  # compiled for these
+    lists = [[nn.Parameter(vector[:6]), nn.Parameter(vector[6:])]]  # compiled when these are met
     lists += [[nn.Parameter(p.detach().clone()) for p in lists[0]] for _ in range(2)]
     for params, compile_ in zip(lists, (True, True, False), strict=True):
         train(Lamb(params, lr=0.1, compile=compile_), params, 0, 3)
@@ -261,7 +260,7 @@ def test_parameters_know_that_they_were_changed() -> None:
         loss.backward()
 
 
-def test_inside_a_compiled_function_of_the_users(train) -> None:
+def test_inside_a_compiled_function_of_the_users() -> None:
     ends = []
     for wrap in (torch.compile(backend="eager"), lambda function: function):
         params = make_params()

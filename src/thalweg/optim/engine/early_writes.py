@@ -1,6 +1,6 @@
 """State that a compiled pass writes as soon as it is known, in the loop that also sums over it.
 
-torch.compile makes a pass a function without side effects that copies new states and parameters to their places in the end.
+Compiling makes a pass a function without side effects that copies new states and parameters to their places in the end.
 Where sums over tensors stand in between, states are then read and worked out for the sum, and read and worked out again to be
 written. Copied at once, they are written in the loop that sums, and the tensors of one parameter are worked on together, while
 they lie in a cache.
@@ -62,7 +62,7 @@ def _closure(start: Node, following: Callable[[Node], Iterable[Node]]) -> set[No
 
 @functools.cache
 def early_writes() -> dict[str, Any]:
-    """Options of ``torch.compile`` under which it does that."""
+    """Options of Inductor under which it does that."""
     from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files  # slow to import
 
     class EarlyWrites(CustomGraphPass):
