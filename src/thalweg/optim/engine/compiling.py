@@ -185,7 +185,6 @@ class Fused:
             self._handed_on = [(len(updates), [len(own) for own in sums]) for updates, sums in done]
             return [tensor for updates, sums in done for tensor in (*updates, *itertools.chain(*sums))]
 
-        from torch._guards import TracingContext, tracing
         from torch._subclasses import FakeTensorMode
         from torch.fx.experimental.proxy_tensor import make_fx
         from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -193,12 +192,11 @@ class Fused:
         options = dict(_OPTIONS)
         if any(call.one_pass.has_sums for call in calls):
             options |= _WORK_OUT_TWICE | (early_writes() if calls[0].params[0].device.type == "cpu" else {})
-        mode = FakeTensorMode(shape_env=ShapeEnv())
-        with mode, traced():  # stand-ins without numbers, none of which share memory
+        # Stand-ins without numbers, none of which share memory; without shapes' own record Inductor doesn't look on its disk.
+        with FakeTensorMode(shape_env=ShapeEnv()), traced():
             stand_ins: list[Any] = [_stand_in(leaf) for leaf in leaves]
             graph = make_fx(fused)(*stand_ins)
-        with tracing(TracingContext(mode)):  # without it, Inductor doesn't look into what it keeps on disk
-            return torch._inductor.compile(graph, stand_ins, options=options)
+        return torch._inductor.compile(graph, stand_ins, options=options)
 
 
 def _leaves(call: Call) -> list[Tensor]:
