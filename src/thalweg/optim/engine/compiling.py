@@ -23,6 +23,7 @@ from torch import Tensor
 
 from thalweg.optim.engine.early_writes import early_writes
 from thalweg.optim.engine.joining import Piece, pieces
+from thalweg.optim.engine.loops import loop_of
 from thalweg.optim.engine.passes import FRESH, Call, Done
 from thalweg.optim.engine.tracing import traced
 
@@ -85,7 +86,20 @@ class Compiler:
             waiting = going
 
     def run(self, calls: Sequence[Call]) -> list[Done]:
-        """Run all calls in the way that is fastest here: small tensors together, and all that is compiled in one function."""
+        """Run all calls in the way that is fastest here."""
+        if not any(map(self.wants, calls)):
+            return self._run_pieces(calls)
+        return self._run_as_it_is(calls)
+
+    def _run_compiled(self, calls: Sequence[Call]) -> list[Done]:
+        """Run calls of which some are to be compiled: as loops over elements, where they are such."""
+        loops = [loop_of(call) if self.wants(call) else None for call in calls]
+        done = [loop(call) if loop else None for loop, call in zip(loops, calls, strict=True)]
+        rest = iter(self._run_pieces([call for loop, call in zip(loops, calls, strict=True) if not loop]))
+        return [next(rest) if own is None else own for own in done]
+
+    def _run_pieces(self, calls: Sequence[Call]) -> list[Done]:
+        """Run calls eagerly, or with Inductor: small tensors together, and all that is compiled in one function."""
         done: list[dict[int, Any]] = [{} for _ in calls]
         compiled: dict[torch.device, list[tuple[int, Piece]]] = {}
         for number, call in enumerate(calls):
@@ -96,13 +110,13 @@ class Compiler:
                 else:
                     _hand_in(done[number], piece, piece.call.run())
         for together in compiled.values():
-            results = self._run_as_it_is([piece.call for _, piece in together])
+            results = self._run_fused([piece.call for _, piece in together])
             for (number, piece), result in zip(together, results, strict=True):
                 _hand_in(done[number], piece, result)
         return [_in_order(own) for own in done]
 
-    def _run_compiled(self, calls: Sequence[Call]) -> list[Done]:
-        """Run the calls in one function."""
+    def _run_fused(self, calls: Sequence[Call]) -> list[Done]:
+        """Run the calls in one function of Inductor's."""
         signature = (torch.get_num_threads(), torch.is_inference_mode_enabled(), *map(_signature, calls))
         function = self._functions.get(signature)
         if function is None:

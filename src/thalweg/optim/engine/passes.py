@@ -132,7 +132,7 @@ class Pass:
         out: list[Tensor] = []
         out_sums: list[tuple[Tensor, ...]] = []
         for i, param in enumerate(params):
-            numbers = _Numbers(values, None if keys is None else keys[i], None if sums is None else sums[i], grids[i])
+            numbers = Numbers(values, None if keys is None else keys[i], None if sums is None else sums[i], grids[i])
             new = self.one(param, updates[i], states[i], numbers)
             for key, value in new.state.items():
                 states[i][key].copy_(value)
@@ -144,7 +144,7 @@ class Pass:
                 out_sums.append(new.sums)
         return out, out_sums
 
-    def one(self, param: Tensor, update: Tensor, state: Mapping[str, Tensor], numbers: _Numbers) -> _New:
+    def one(self, param: Tensor, update: Tensor, state: Mapping[str, Tensor], numbers: Numbers) -> _New:
         """The pass for one parameter, as a function: nothing is changed in place."""
         x = param.to(compute_dtype(param.dtype))
         u = update.to(x.dtype)
@@ -186,7 +186,7 @@ class Pass:
         given = bound.keywords(values) if wanted else {}
         return tuple(bound.sums[place](*arguments, **{name: given[name] for name in wanted}))
 
-    def _apply(self, x: Tensor, u: Tensor, dtype: torch.dtype, numbers: _Numbers) -> Tensor:
+    def _apply(self, x: Tensor, u: Tensor, dtype: torch.dtype, numbers: Numbers) -> Tensor:
         lr = numbers.values[LR]
         keep = 1 - lr * numbers.values[WEIGHT_DECAY]
         if self.decay == "before":
@@ -227,10 +227,10 @@ class Stacked:
         """New stacks of the parameters and their state, as updates."""
         new: list[Tensor] = []
         for param, update, state, grid in zip(params, updates, states, grids, strict=True):
-            new += torch.vmap(functools.partial(self._one, _Numbers(values, None, None, grid)))(param, update, state)
+            new += torch.vmap(functools.partial(self._one, Numbers(values, None, None, grid)))(param, update, state)
         return new, []
 
-    def _one(self, numbers: _Numbers, param: Tensor, update: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    def _one(self, numbers: Numbers, param: Tensor, update: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, ...]:
         new = self.inner.one(param, update, state, numbers)
         assert new.param is not None
         return new.param.to(param.dtype), *(new.state.get(key, state[key]).to(state[key].dtype) for key in self.keys)
@@ -258,7 +258,7 @@ class Call:
         return self.one_pass(self.params, self.updates, self.states, self.values, self.keys, self.sums, self.grids)
 
 
-class _Numbers(NamedTuple):
+class Numbers(NamedTuple):
     """What a pass knows of one parameter beside its tensors."""
 
     values: Any
@@ -277,7 +277,7 @@ class _New(NamedTuple):
 
 
 def _update(
-    bound: BoundTransform, u: Tensor, x: Tensor, state: Mapping[str, Tensor], sums: Any, numbers: _Numbers
+    bound: BoundTransform, u: Tensor, x: Tensor, state: Mapping[str, Tensor], sums: Any, numbers: Numbers
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The next update, and the state that changed."""
     keywords = bound.keywords(numbers.values)

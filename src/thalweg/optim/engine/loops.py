@@ -1,0 +1,180 @@
+"""Passes over any number of tensors as one call of a compiled loop."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import ctypes
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from thalweg.optim.engine.building import built
+from thalweg.optim.engine.cpp import Array, NoLoopError, source_of
+from thalweg.optim.engine.passes import FRESH, Call, Done, Numbers, Pass, compute_dtype
+
+ALONE = 32_768
+"""Elements of a call up to which one thread works on them."""
+
+_SHAPES = ((1009,), (31, 37))
+"""A pass is recorded for both. If it depends on shapes, the records differ; their numbers of elements are unlikely constants."""
+
+SHARED = 0.25
+"""A tensor with more than this part of what falls to each thread is worked on by all of them, where there are sums."""
+
+
+class Loop:
+    """A pass as a compiled loop, for tensors of given dtypes.
+
+    Args:
+        one_pass: what it does.
+        dtypes: of the parameter, the update and the states, in the order of ``keys``.
+        keys: of the states.
+        values: how many hyper-parameters the pass is given.
+
+    Raises:
+        NoLoopError: the pass isn't a loop over elements.
+        OSError: it can't be built here.
+    """
+
+    def __init__(self, one_pass: Pass, dtypes: tuple[torch.dtype, ...], keys: tuple[str, ...], values: int) -> None:
+        self.keys = keys
+        self.out = _out_dtype(one_pass, dtypes[0])
+        source, other = (_source(one_pass, dtypes, keys, values, self.out, shape) for shape in _SHAPES)
+        if source != other:
+            raise NoLoopError("what the pass does depends on the shape")
+        self._run = built(source).run
+        self._run.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 2, ctypes.c_int64, *[ctypes.c_void_p] * 2, ctypes.c_int64]
+        self._run.restype = None
+
+    def __call__(self, call: Call) -> Done:
+        """Run the pass. All tensors of a place lie in memory in the same order; see :func:`loop_of`."""
+        plan: _Plan = call.notes["plan"]
+        states = ([state[key] for state in call.states] for key in self.keys)
+        columns: list[Sequence[Tensor]] = [call.params, plan.laid_alike(call.updates), *states]
+        new = [] if self.out is None else [torch.empty_like(p, dtype=self.out) for p in call.params]
+        if new:
+            columns.append(new)
+        pointers = array.array("Q", bytes(8 * len(columns) * len(call.params)))
+        for place, column in enumerate(columns):
+            pointers[place :: len(columns)] = array.array("Q", [t.data_ptr() for t in column])
+        values = array.array("d", call.values)
+        threads = torch.get_num_threads() if plan.elements > ALONE else 1
+        self._run(
+            len(call.params),
+            plan.lengths.buffer_info()[0],
+            plan.order.buffer_info()[0],
+            plan.shared(threads),
+            pointers.buffer_info()[0],
+            values.buffer_info()[0],
+            threads,
+        )
+        torch.autograd.graph.increment_version(plan.counted)
+        return new, []
+
+
+class _Plan:
+    """What stays the same about the parameters and states of a call."""
+
+    def __init__(self, call: Call) -> None:
+        params, states = call.params, call.states
+        self._params = params
+        self._layouts = [(p.shape, p.stride()) for p in params]
+        self.keys = tuple(states[0])
+        self.dtypes = (params[0].dtype, *(t.dtype for t in states[0].values()))
+        self.regular = params[0].device.type == "cpu" and all(
+            tuple(state) == self.keys
+            and (param.dtype, *(t.dtype for t in state.values())) == self.dtypes
+            and _is_dense(param)
+            and all((t.shape, t.stride()) == layout for t in state.values())
+            for param, state, layout in zip(params, states, self._layouts, strict=True)
+        )
+        self._numels = [p.numel() for p in params]
+        self.elements = sum(self._numels)
+        self.counted = [p for p in params if not p.is_inference()]
+        order = sorted(range(len(params)), key=lambda i: -self._numels[i])
+        self.lengths, self.order = array.array("q", self._numels), array.array("q", order)
+
+    def laid_alike(self, updates: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The updates, in memory as the parameters are."""
+        if [(u.shape, u.stride()) for u in updates] == self._layouts:
+            return updates
+        return [
+            u if u.stride() == p.stride() else torch.empty_like(p, dtype=u.dtype).copy_(u)
+            for u, p in zip(updates, self._params, strict=True)
+        ]
+
+    def shared(self, threads: int) -> int:
+        """How many tensors are too large for one thread."""
+        limit = SHARED * self.elements / threads
+        return 0 if threads == 1 else sum(numel > limit for numel in self._numels)
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether a tensor's elements lie in memory without gaps and each at a place of its own."""
+    return tensor.is_contiguous() or torch.empty_like(tensor, device="meta").stride() == tensor.stride()
+
+
+def loop_of(call: Call) -> Loop | None:
+    """The loop that can run a call; None if there is none. Updates that lie in memory in another way than their parameters are
+    copied."""
+    one_pass = call.one_pass
+    if not isinstance(one_pass, Pass) or "sums" in (one_pass.enter, one_pass.leave) or one_pass.draws:
+        return None
+    plan = call.notes.get("plan")
+    if plan is None:
+        plan = call.notes["plan"] = _Plan(call)
+    dtypes = {u.dtype for u in call.updates}
+    if not plan.regular or len(dtypes) != 1 or any(key in call.states[0] for key in FRESH):
+        return None
+    return _loop(one_pass, (plan.dtypes[0], *dtypes, *plan.dtypes[1:]), plan.keys, len(call.values))
+
+
+@functools.lru_cache(maxsize=256)
+def _loop(one_pass: Pass, dtypes: tuple[torch.dtype, ...], keys: tuple[str, ...], values: int) -> Loop | None:
+    with contextlib.suppress(NoLoopError, OSError):
+        return Loop(one_pass, dtypes, keys, values)
+    return None
+
+
+def _out_dtype(one_pass: Pass, dtype: torch.dtype) -> torch.dtype | None:
+    """Dtype of the updates that a pass hands on, if it does."""
+    if one_pass.leave == "apply":
+        return None
+    return one_pass.leave_dtype or compute_dtype(dtype)
+
+
+def _source(
+    one_pass: Pass,
+    dtypes: tuple[torch.dtype, ...],
+    keys: tuple[str, ...],
+    values: int,
+    out: torch.dtype | None,
+    shape: tuple[int, ...],
+) -> str:
+    """The loop's program, as tensors of a shape show it."""
+    written: list[str] = []
+
+    def one(values: Tensor, param: Tensor, update: Tensor, *states: Tensor) -> list[Tensor]:
+        given = dict(zip(keys, states, strict=True))
+        new = one_pass.one(param, update, given, Numbers(values, None, None, (shape, (0,) * len(shape), shape)))
+        written[:] = new.state
+        changed = [new.state[key].to(given[key].dtype) for key in written]
+        return [*changed, new.update if new.param is None else new.param.to(param.dtype)]
+
+    with FakeTensorMode():
+        numbers = torch.empty(values, dtype=torch.float64)
+        graph = make_fx(torch.func.functionalize(one))(numbers, *(torch.empty(shape, dtype=d) for d in dtypes)).graph
+    names = [node.name for node in graph.nodes if node.op == "placeholder"]
+    last = len(written)
+    arrays = [Array(names[1], dtypes[0], last if out is None else None), Array(names[2], dtypes[1], None)]
+    for name, dtype, key in zip(names[3:], dtypes[2:], keys, strict=True):
+        arrays.append(Array(name, dtype, written.index(key) if key in written else None))
+    if out is not None:
+        arrays.append(Array(None, out, last))
+    return source_of(graph, arrays, names[0])
