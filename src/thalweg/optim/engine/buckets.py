@@ -49,6 +49,7 @@ class Bucket:
         self.notes: dict[Any, Any] = {}
         self._names = (*names, *matrix_names)
         self._tensors = self._state_tensors()
+        self._entries: list[Any] = []  # all of the optimizer's state, of which these parameters' is a part
         self._marks = _marks(params)
         self._plain = self.sharding is None and all(p is q for p, q in zip(params, self.locals, strict=True))
 
@@ -56,8 +57,11 @@ class Bucket:
         """Whether the bucket serves just these parameters, and neither they nor their state were replaced."""
         if not (self._plain and _same(params, self.params) and _marks(params) == self._marks):
             return False
-        if not _same(list(map(states.get, params)), self.states):
-            return False
+        entries = list(states.values())
+        if not _same(entries, self._entries):  # to look each parameter up takes longer
+            if not _same(list(map(states.get, params)), self.states):
+                return False
+            self._entries = entries
         return _same(self._state_tensors(), self._tensors)
 
     def plain_gradients(self, gradients: list[Tensor]) -> list[Tensor]:

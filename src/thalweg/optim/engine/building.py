@@ -36,7 +36,7 @@ def built(source: str) -> ctypes.CDLL:
             program.write_text(source)
             _run(compiler, *_FLAGS, "-c", str(program), "-o", str(made))
             # Linked without OpenMP's library: what torch has loaded is used, or two pools of threads would fight over the cores.
-            _run(compiler, "-shared", str(made), "-o", str(linked))
+            _run(compiler, "-shared", str(made), "-o", str(linked), "-lm")
             linked.replace(library)  # whole or not at all, whoever else builds it
     return ctypes.CDLL(str(library))
 

@@ -94,9 +94,9 @@ class Compiler:
     def _run_compiled(self, calls: Sequence[Call]) -> list[Done]:
         """Run calls of which some are to be compiled: as loops over elements, where they are such."""
         loops = [loop_of(call) if self.wants(call) else None for call in calls]
-        done = [loop(call) if loop else None for loop, call in zip(loops, calls, strict=True)]
+        ready = [loop.ready(call) if loop else None for loop, call in zip(loops, calls, strict=True)]
         rest = iter(self._run_pieces([call for loop, call in zip(loops, calls, strict=True) if not loop]))
-        return [next(rest) if own is None else own for own in done]
+        return [run() if run else next(rest) for run in ready]
 
     def _run_pieces(self, calls: Sequence[Call]) -> list[Done]:
         """Run calls eagerly, or with Inductor: small tensors together, and all that is compiled in one function."""

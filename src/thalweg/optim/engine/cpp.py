@@ -8,7 +8,7 @@ over all elements (rows, random numbers, unknown operators) has no such form.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from string import Template
 from typing import Any
@@ -64,6 +64,8 @@ _FORMS: dict[str, str] = {
 
 _COMPARISONS = {"eq": "==", "ge": ">=", "gt": ">", "le": "<=", "lt": "<", "ne": "!="}
 
+_COSTLY = ("div", "exp", "log", "pow", "reciprocal", "rsqrt", "sigmoid", "sqrt", "tanh")
+
 _COPIES = ("_to_copy", "alias", "clone", "detach", "expand", "view")
 
 _CONSTANTS = {"zeros_like": 0.0, "ones_like": 1.0, "new_zeros": 0.0, "new_ones": 1.0}
@@ -118,7 +120,9 @@ class _Program:
         for node in self.nodes[:-1]:
             self._place(node)
         self.stages = 1 + max(self.stage[result] for result in self.results)
+        self.stored: list[Node] = []
         self.written = self._when_written()
+        self.stored = self._worth_storing()
 
     def _place(self, node: Node) -> None:
         """The first loop in which a node is known; a number is known before it."""
@@ -163,8 +167,23 @@ class _Program:
                 return self.written
             early = {place: stage for place, stage in early.items() if place not in needed}
 
+    def _worth_storing(self) -> list[Node]:
+        """Nodes that a later loop needs again and that take more to work out than to read."""
+        found = []
+        for node in self.nodes[:-1]:
+            stage = self.stage[node]
+            later = [s for s in range(stage + 1, self.stages) if node in self._needed(s) and node not in self._kept(s)]
+            if not later or not self._is_array(node) or node in self.read or node not in self._needed(stage):
+                continue
+            used_later = any(self.stage[user] > stage for user in node.users)
+            below = self._needed(stage, [node])
+            costly = sum(other in self.read for other in below) > 1 or any(_name(other) in _COSTLY for other in below)
+            if used_later and costly:
+                found.append(node)
+        return sorted(found, key=lambda node: -node.meta["val"].element_size())
+
     def _kept(self, stage: int) -> dict[Node, int]:
-        """Nodes that an earlier loop has written, and where."""
+        """Nodes that an earlier loop has written to an array, and to which."""
         return {
             self.results[array.result]: place
             for place, array in enumerate(self.arrays)
@@ -179,16 +198,24 @@ class _Program:
         places = [place for place, when in self.written.items() if when == stage]
         return sums + [self.results[self.arrays[place].result] for place in places]  # type: ignore[index]
 
-    def _needed(self, stage: int) -> list[Node]:
-        """All nodes that a loop goes through, in order."""
-        kept = self._kept(stage)
+    def _needed(self, stage: int, roots: Sequence[Node] | None = None, stored: bool = False) -> list[Node]:
+        """All nodes that a loop goes through, in order.
+
+        Args:
+            stage: which loop.
+            roots: what for; by default what the loop is there for.
+            stored: whether what is worth it is read back.
+        """
+        known = {*self._kept(stage), *self.sums}
+        if stored:
+            known.update(node for node in self.stored if self.stage[node] < stage)
         found: set[Node] = set()
-        waiting = self._roots(stage)
+        waiting = list(self._roots(stage) if roots is None else roots)
         while waiting:
             node = waiting.pop()
             if node not in found:
                 found.add(node)
-                if node not in kept and node not in self.sums:
+                if node not in known:
                     waiting += node.all_input_nodes
         return [node for node in self.nodes if node in found]
 
@@ -197,12 +224,16 @@ class _Program:
         return _PROGRAM.substitute(
             arrays=len(self.arrays),
             sums=len(self.sums),
+            count=self.stages,
+            stored=sum(node.meta["val"].element_size() for node in self.stored),
             stages=", ".join(f"stage{stage}" for stage in range(self.stages)),
-            functions="\n".join(map(self._function, range(self.stages))),
+            storing=", ".join(f"storing{stage}" for stage in range(self.stages)),
+            functions="".join(self._function(stage, way) for way in (False, True) for stage in range(self.stages)),
         )
 
-    def _function(self, stage: int) -> str:
-        needed, kept = self._needed(stage), self._kept(stage)
+    def _function(self, stage: int, stored: bool) -> str:
+        needed, kept = self._needed(stage, stored=stored), self._kept(stage)
+        beside = {node: k for k, node in enumerate(self.stored)} if stored else {}
         numbers: list[str] = []
         reads: list[str] = []
         lines: list[str] = []
@@ -213,6 +244,8 @@ class _Program:
                 place = kept[node] if node in kept else self.read[node]
                 used.add(place)
                 reads.append(f"const {type_} {_variable(node)} = a{place}[i];")
+            elif node in beside and self.stage[node] < stage:
+                reads.append(f"const {type_} {_variable(node)} = w{beside[node]}[i];")
             elif node in self.sums:
                 numbers.append(f"const {type_} {_variable(node)} = ({type_})t[{self.sums.index(node)}];")
             elif node.op == "placeholder":
@@ -223,6 +256,7 @@ class _Program:
         mine = [node for node in self.sums if self.stage[node] == stage + 1]
         for node in mine:
             lines.append(f"s{self.sums.index(node)} += {_as(node.args[0], node.meta['val'].dtype)};")
+        lines += [f"w{k}[i] = {_variable(node)};" for node, k in beside.items() if self.stage[node] == stage]
         for place, when in self.written.items():
             if when == stage:
                 used.add(place)
@@ -230,14 +264,22 @@ class _Program:
                 lines.append(f"a{place}[i] = {_as(self.results[array.result], array.dtype)};")  # type: ignore[index]
         sums = [(self.sums.index(node), _type(node.meta["val"].dtype)) for node in mine]
         return _STAGE.substitute(
-            stage=stage,
-            pointers=_lines(2, (f"{self._pointer(place)} a{place} = ({self._pointer(place)})q[{place}];" for place in sorted(used))),
+            name=f"{'storing' if stored else 'stage'}{stage}",
+            pointers=_lines(2, (f"{self._pointer(place)} a{place} = ({self._pointer(place)})q[{place} * stride];" for place in sorted(used))),
+            storage=_lines(2, self._storage() if stored else ()),
             numbers=_lines(2, numbers),
             start=_lines(4, (f"{type_} s{k} = 0;" for k, type_ in sums)),
             reduction=f" reduction(+:{', '.join(f's{k}' for k, _ in sums)})" if sums else "",
             body=_lines(6, (*reads, *lines)),
             end=_lines(4, (f"into[{k}] += s{k};" for k, _ in sums)),
         )
+
+    def _storage(self) -> Iterator[str]:
+        before = 0  # bytes of an element's numbers stored before
+        for k, node in enumerate(self.stored):
+            type_ = _type(node.meta["val"].dtype)
+            yield f"{type_}* w{k} = ({type_}*)(w + {before} * length);"
+            before += node.meta["val"].element_size()
 
     def _pointer(self, place: int) -> str:
         return f"{_type(self.arrays[place].dtype)}*"
@@ -333,8 +375,9 @@ def _lines(indent: int, lines: Iterable[str]) -> str:
 
 
 _STAGE = Template("""
-void stage$stage(void* const* q, int64_t length, int64_t first, int64_t last, const double* v, const double* t, double* into) {
-$pointers$numbers
+void $name(void* const* q, int64_t stride, int64_t length, int64_t first, int64_t last,
+           const double* v, const double* t, double* into, char* w) {
+$pointers$storage$numbers
   for (int64_t block = first; block < last; block += BLOCK) {
     const int64_t end = std::min(block + BLOCK, last);
 $start
@@ -344,10 +387,26 @@ $body    }
 $end  }
 }
 """)
-"""One loop, over elements ``first`` to ``last`` of ``length`` in the arrays ``q``; ``v`` are hyper-parameters, ``t`` the sums of earlier loops, and
-its own are added ``into`` theirs, block by block, so that they don't depend on the number of threads."""
+"""One loop, over elements ``first`` to ``last`` of the ``length`` in each of a tensor's arrays ``q[0]``, ``q[stride]``, ...; ``v`` are
+hyper-parameters, ``t`` the sums of earlier loops, and its own are added ``into`` theirs, block by block, so that they don't depend on
+the number of threads. What later loops need again lies in ``w``."""
 
 _PROGRAM = Template("""\
+#include <features.h>
+#if defined(__GLIBC__) && defined(__x86_64__)
+// There the C library has these for whole registers; its own headers say so only where sums may be taken in any order.
+#define MANY_AT_ONCE extern "C" __attribute__((__simd__("notinbranch")))
+MANY_AT_ONCE float expf(float) noexcept;
+MANY_AT_ONCE float logf(float) noexcept;
+MANY_AT_ONCE float powf(float, float) noexcept;
+MANY_AT_ONCE float sinf(float) noexcept;
+MANY_AT_ONCE float cosf(float) noexcept;
+MANY_AT_ONCE double exp(double) noexcept;
+MANY_AT_ONCE double log(double) noexcept;
+MANY_AT_ONCE double pow(double, double) noexcept;
+MANY_AT_ONCE double sin(double) noexcept;
+MANY_AT_ONCE double cos(double) noexcept;
+#endif
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -358,8 +417,9 @@ _PROGRAM = Template("""\
 
 namespace {
 
-constexpr int ARRAYS = $arrays, SUMS = $sums;
+constexpr int SUMS = $sums, STORED = $stored;
 constexpr int64_t BLOCK = 4096, LINE = 16;
+constexpr int64_t CACHED = 1 << 20;  // elements of a tensor up to which it pays to store numbers rather than to work them out again
 
 struct bfloat16 {
   uint16_t bits;
@@ -384,19 +444,27 @@ template <class T> inline T upto(T x, T high) { return x > high ? high : x; }
 template <class T> inline T sign(T x) { return T(x > 0) - T(x < 0); }
 template <class T> inline T mixed(T x, T y, T w) { return std::abs(w) < T(0.5) ? x + w * (y - x) : y - (y - x) * (1 - w); }
 $functions
-using Stage = void (*)(void* const*, int64_t, int64_t, int64_t, const double*, const double*, double*);
-constexpr Stage STAGES[] = {$stages};
+using Stage = void (*)(void* const*, int64_t, int64_t, int64_t, int64_t, const double*, const double*, double*, char*);
+constexpr int COUNT = $count;
+constexpr Stage STAGES[2][COUNT] = {{$stages}, {$storing}};
 
-// All threads work on one tensor after the other, each on its share of the blocks.
-void together(int64_t length, void* const* q, const double* v, std::vector<double>& parts) {
+// Room for what is stored of a tensor; kept, for new memory is slow at first.
+char* room(int64_t length, std::vector<char>& kept) {
+  if (STORED == 0 || length > CACHED) return nullptr;
+  if (int64_t(kept.size()) < STORED * length) kept.resize(STORED * length);
+  return kept.data();
+}
+
+// All threads work on one tensor, each on its share of the blocks.
+void together(void* const* q, int64_t stride, int64_t length, const double* v, std::vector<double>& parts, char* w) {
   const int64_t me = omp_get_thread_num(), threads = omp_get_num_threads();
   const int64_t blocks = (length + BLOCK - 1) / BLOCK, first = blocks * me / threads, last = blocks * (me + 1) / threads;
   double t[SUMS + 1] = {};
-  for (Stage stage : STAGES) {
+  for (Stage stage : STAGES[w != nullptr]) {
     double own[SUMS + 1];
     for (int64_t block = first; block < last; ++block) {
       std::fill(own, own + SUMS, 0.0);
-      stage(q, length, block * BLOCK, std::min((block + 1) * BLOCK, length), v, t, own);
+      stage(q, stride, length, block * BLOCK, std::min((block + 1) * BLOCK, length), v, t, own, w);
       std::copy(own, own + SUMS, parts.begin() + block * SUMS);
     }
     #pragma omp barrier
@@ -406,9 +474,18 @@ void together(int64_t length, void* const* q, const double* v, std::vector<doubl
   }
 }
 
+// One thread works on one tensor.
+void alone(void* const* q, int64_t stride, int64_t length, const double* v) {
+  thread_local std::vector<char> kept;
+  char* w = room(length, kept);
+  double t[SUMS + 1] = {};
+  for (Stage stage : STAGES[w != nullptr]) stage(q, stride, length, 0, length, v, t, t, w);
+}
+
 }  // namespace
 
-// For each of count tensors: its length, and pointers to its arrays. Of those in order, the first few are shared by all threads.
+// For count tensors: their lengths and, one array after the other, pointers to each tensor's. Those that come first in order are shared
+// by all threads, one after the other.
 extern "C" void run(int64_t count, const int64_t* lengths, const int64_t* order, int64_t shared, void* const* pointers,
                     const double* v, int64_t threads) {
   if (SUMS == 0) {
@@ -420,25 +497,27 @@ extern "C" void run(int64_t count, const int64_t* lengths, const int64_t* order,
       int64_t low = total / all * me, high = me + 1 < all ? low + total / all : total;
       for (int64_t k = 0; k < count && high > 0; ++k) {
         const int64_t first = std::max<int64_t>(low / LINE * LINE, 0), last = high < lengths[k] ? high / LINE * LINE : lengths[k];
-        if (first < last) STAGES[0](pointers + k * ARRAYS, lengths[k], first, last, v, nullptr, nullptr);
+        if (first < last) STAGES[0][0](pointers + k, count, lengths[k], first, last, v, nullptr, nullptr, nullptr);
         low -= lengths[k];
         high -= lengths[k];
       }
     }
     return;
   }
+  thread_local std::vector<char> kept;
+  std::vector<char>& common = kept;  // of the calling thread, also for the others
   int64_t longest = 0;
   for (int64_t j = 0; j < shared; ++j) longest = std::max(longest, lengths[order[j]]);
   std::vector<double> parts((longest + BLOCK - 1) / BLOCK * SUMS);
+  for (int64_t j = 0; j < shared; ++j) room(lengths[order[j]], common);
   std::atomic<int64_t> next{shared};
   #pragma omp parallel num_threads(threads)
   {
-    for (int64_t j = 0; j < shared; ++j) together(lengths[order[j]], pointers + order[j] * ARRAYS, v, parts);
-    for (int64_t j = next++; j < count; j = next++) {
-      double t[SUMS + 1] = {};
-      const int64_t k = order[j], length = lengths[k];
-      for (Stage stage : STAGES) stage(pointers + k * ARRAYS, length, 0, length, v, t, t);
+    for (int64_t j = 0; j < shared; ++j) {
+      const int64_t k = order[j];
+      together(pointers + k, count, lengths[k], v, parts, room(lengths[k], common));
     }
+    for (int64_t j = next++; j < count; j = next++) alone(pointers + order[j], count, lengths[order[j]], v);
   }
 }
 """)

@@ -6,7 +6,8 @@ import array
 import contextlib
 import ctypes
 import functools
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -52,30 +53,27 @@ class Loop:
         self._run.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 2, ctypes.c_int64, *[ctypes.c_void_p] * 2, ctypes.c_int64]
         self._run.restype = None
 
-    def __call__(self, call: Call) -> Done:
-        """Run the pass. All tensors of a place lie in memory in the same order; see :func:`loop_of`."""
+    def ready(self, call: Call) -> Callable[[], Done]:
+        """A function that runs the pass. To run one loop clears the caches of all that Python has to look at: so get all ready
+        before.
+
+        All tensors of a place lie in memory in the same order; see :func:`loop_of`.
+        """
         plan: _Plan = call.notes["plan"]
-        states = ([state[key] for state in call.states] for key in self.keys)
-        columns: list[Sequence[Tensor]] = [call.params, plan.laid_alike(call.updates), *states]
+        states = [[state[key] for state in call.states] for key in self.keys]
         new = [] if self.out is None else [torch.empty_like(p, dtype=self.out) for p in call.params]
-        if new:
-            columns.append(new)
-        pointers = array.array("Q", bytes(8 * len(columns) * len(call.params)))
-        for place, column in enumerate(columns):
-            pointers[place :: len(columns)] = array.array("Q", [t.data_ptr() for t in column])
+        columns: Sequence[Sequence[Tensor]] = (call.params, plan.laid_alike(call.updates), *states, new)
+        pointers = array.array("Q", [tensor.data_ptr() for column in columns for tensor in column])
         values = array.array("d", call.values)
         threads = torch.get_num_threads() if plan.elements > ALONE else 1
-        self._run(
-            len(call.params),
-            plan.lengths.buffer_info()[0],
-            plan.order.buffer_info()[0],
-            plan.shared(threads),
-            pointers.buffer_info()[0],
-            values.buffer_info()[0],
-            threads,
-        )
-        torch.autograd.graph.increment_version(plan.counted)
-        return new, []
+        torch.autograd.graph.increment_version([*call.params, *itertools.chain(*states)])
+
+        def run() -> Done:
+            count, shared = len(call.params), plan.shared(threads)
+            self._run(count, _at(plan.lengths), _at(plan.order), shared, _at(pointers), _at(values), threads)
+            return new, [] 
+
+        return run
 
 
 class _Plan:
@@ -96,7 +94,6 @@ class _Plan:
         )
         self._numels = [p.numel() for p in params]
         self.elements = sum(self._numels)
-        self.counted = [p for p in params if not p.is_inference()]
         order = sorted(range(len(params)), key=lambda i: -self._numels[i])
         self.lengths, self.order = array.array("q", self._numels), array.array("q", order)
 
@@ -113,6 +110,10 @@ class _Plan:
         """How many tensors are too large for one thread."""
         limit = SHARED * self.elements / threads
         return 0 if threads == 1 else sum(numel > limit for numel in self._numels)
+
+
+def _at(numbers: array.array[Any]) -> int:
+    return numbers.buffer_info()[0]
 
 
 def _is_dense(tensor: Tensor) -> bool:
