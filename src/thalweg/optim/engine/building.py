@@ -27,7 +27,9 @@ def built(source: str) -> ctypes.CDLL:
     if not sys.platform.startswith("linux"):
         raise OSError(f"no loops are built on {sys.platform}")
     compiler = os.environ.get("CXX", "g++")
-    key = hashlib.sha256("\0".join((source, *_FLAGS, compiler, _version(compiler), _processor())).encode()).hexdigest()[:32]
+    key = hashlib.sha256("\0".join((source, *_FLAGS, compiler, _version(compiler), _processor())).encode()).hexdigest()[
+        :32
+    ]
     folder = _folder()
     library = folder / f"{key}.so"
     if not library.exists():
@@ -78,4 +80,6 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}))
+    return "\n".join(
+        sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
+    )

@@ -87,23 +87,22 @@ class Compiler:
 
     def run(self, calls: Sequence[Call]) -> list[Done]:
         """Run all calls in the way that is fastest here."""
-        if not any(map(self.wants, calls)):
-            return self._run_pieces(calls)
-        return self._run_as_it_is(calls)
+        wanted = [self.wants(call) for call in calls]
+        return (self._run_as_it_is if any(wanted) else self._run_pieces)(calls, wanted)
 
-    def _run_compiled(self, calls: Sequence[Call]) -> list[Done]:
+    def _run_compiled(self, calls: Sequence[Call], wanted: Sequence[bool]) -> list[Done]:
         """Run calls of which some are to be compiled: as loops over elements, where they are such."""
-        loops = [loop_of(call) if self.wants(call) else None for call in calls]
+        loops = [loop_of(call) if compile_it else None for call, compile_it in zip(calls, wanted, strict=True)]
         ready = [loop.ready(call) if loop else None for loop, call in zip(loops, calls, strict=True)]
-        rest = iter(self._run_pieces([call for loop, call in zip(loops, calls, strict=True) if not loop]))
-        return [run() if run else next(rest) for run in ready]
+        rest = [place for place, run in enumerate(ready) if run is None]
+        done = iter(self._run_pieces([calls[i] for i in rest], [wanted[i] for i in rest]) if rest else ())
+        return [run() if run else next(done) for run in ready]
 
-    def _run_pieces(self, calls: Sequence[Call]) -> list[Done]:
+    def _run_pieces(self, calls: Sequence[Call], wanted: Sequence[bool]) -> list[Done]:
         """Run calls eagerly, or with Inductor: small tensors together, and all that is compiled in one function."""
         done: list[dict[int, Any]] = [{} for _ in calls]
         compiled: dict[torch.device, list[tuple[int, Piece]]] = {}
-        for number, call in enumerate(calls):
-            compile_it = self.wants(call)
+        for number, (call, compile_it) in enumerate(zip(calls, wanted, strict=True)):
             for piece in pieces(call, compile_it):
                 if compile_it:
                     compiled.setdefault(call.params[0].device, []).append((number, piece))

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from string import Template
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.fx import Graph, Node
+
+from thalweg.optim.engine.staging import Array, NoLoopError, Staging, is_number, name_of
 
 TYPES = {
     torch.float32: "float",
@@ -49,7 +49,7 @@ _FORMS: dict[str, str] = {
     "neg": "-{0}",
     "pow": "std::pow({0}, {1})",
     "reciprocal": "1 / {0}",
-    "relu": "from({0}, 0)",
+    "relu": "{0} < 0 ? 0 : {0}",
     "rsqrt": "1 / std::sqrt({0})",
     "rsub": "{1} - {0}",
     "sigmoid": "1 / (1 + std::exp(-{0}))",
@@ -64,8 +64,6 @@ _FORMS: dict[str, str] = {
 
 _COMPARISONS = {"eq": "==", "ge": ">=", "gt": ">", "le": "<=", "lt": "<", "ne": "!="}
 
-_COSTLY = ("div", "exp", "log", "pow", "reciprocal", "rsqrt", "sigmoid", "sqrt", "tanh")
-
 _COPIES = ("_to_copy", "alias", "clone", "detach", "expand", "view")
 
 _CONSTANTS = {"zeros_like": 0.0, "ones_like": 1.0, "new_zeros": 0.0, "new_ones": 1.0}
@@ -74,227 +72,96 @@ _FILLED = {"full_like": 1, "new_full": 2, "scalar_tensor": 0, "full": 1}  # plac
 _POWERS = {2.0: "{0} * {0}", 3.0: "{0} * {0} * {0}", 0.5: "std::sqrt({0})", -0.5: "1 / std::sqrt({0})", -1.0: "1 / {0}"}
 
 
-class NoLoopError(Exception):
-    """A graph that isn't a loop over elements."""
-
-
-@dataclass(frozen=True)
-class Array:
-    """One of the arrays of equal length that a loop works on.
-
-    Attributes:
-        name: of the graph's input that is read from it; None if it is only written.
-        dtype: of its elements.
-        result: place among the graph's results of what is written to it; None if it is only read.
-    """
-
-    name: str | None
-    dtype: torch.dtype
-    result: int | None
-
-
 def source_of(graph: Graph, arrays: Sequence[Array], values: str) -> str:
-    """The program: ``run(count, lengths, order, together, pointers, values, threads)``.
+    """The program ``run(count, lengths, order, shared, pointers, values, threads)``; what these are it says itself.
 
     Args:
-        graph: of functional ATen operators, traced on tensors of one shape.
+        graph: of functional ATen operators, recorded on tensors of one shape.
         arrays: what it reads and writes.
         values: name of its input that is a vector of hyper-parameters, float64.
 
     Raises:
-        NoLoopError: it is something else than a loop over elements.
+        NoLoopError: it is something else than loops over elements.
     """
-    return _Program(graph, arrays, values).text()
+    return _Writer(Staging(graph, arrays), values).program()
 
 
-class _Program:
-    def __init__(self, graph: Graph, arrays: Sequence[Array], values: str) -> None:
-        self.arrays, self.values = arrays, values
-        self.nodes = list(graph.nodes)
-        self.results: list[Node] = list(self.nodes[-1].args[0])  # type: ignore[arg-type]
-        inputs = {node.name: node for node in self.nodes if node.op == "placeholder"}
-        self.shape = inputs[next(array.name for array in arrays if array.name)].meta["val"].shape  # type: ignore[index]
-        self.read = {inputs[array.name]: place for place, array in enumerate(arrays) if array.name is not None}
-        self.stage: dict[Node, int] = {}
-        self.sums: list[Node] = []
-        for node in self.nodes[:-1]:
-            self._place(node)
-        self.stages = 1 + max(self.stage[result] for result in self.results)
-        self.stored: list[Node] = []
-        self.written = self._when_written()
-        self.stored = self._worth_storing()
+class _Writer:
+    def __init__(self, staging: Staging, values: str) -> None:
+        self._staging, self._values = staging, values
 
-    def _place(self, node: Node) -> None:
-        """The first loop in which a node is known; a number is known before it."""
-        if node.op == "placeholder":
-            self.stage[node] = 0
-            return
-        if node.op != "call_function" or not isinstance(node.meta.get("val"), Tensor):
-            raise NoLoopError(f"{node.op} {node.target}")
-        self.stage[node] = max((self.stage[other] for other in node.all_input_nodes), default=0)
-        if _name(node) == "sum":
-            if len(node.args) != 1 or node.kwargs or not self._is_array(node.args[0]):
-                raise NoLoopError("a sum over some dimensions, or of another type")
-            self.stage[node] += 1
-            self.sums.append(node)
-        elif not (_is_number(node) or self._is_array(node)):
-            raise NoLoopError(f"{node.target} gives a tensor of shape {tuple(node.meta['val'].shape)}")
-
-    def _is_array(self, node: Any) -> bool:
-        return isinstance(node, Node) and node.meta["val"].shape == self.shape
-
-    def _when_written(self) -> dict[int, int]:
-        """For each array that is written, in which loop: in the last; or as soon as its new numbers are known, if these can be read back
-        and nothing later needs the old ones."""
-        last = self.stages - 1
-        written = {place: last for place, array in enumerate(self.arrays) if array.result is not None}
-        early = {
-            place: self.stage[result]
-            for place, array in enumerate(self.arrays)
-            if array.result is not None
-            and (result := self.results[array.result]).op != "placeholder"
-            and array.dtype == result.meta["val"].dtype
-        }
-        while True:
-            self.written = written | early
-            needed = {
-                place
-                for stage in range(self.stages)
-                for node in self._needed(stage)
-                if (place := self.read.get(node)) in early and stage > early[place]
-            }
-            if not needed:
-                return self.written
-            early = {place: stage for place, stage in early.items() if place not in needed}
-
-    def _worth_storing(self) -> list[Node]:
-        """Nodes that a later loop needs again and that take more to work out than to read."""
-        found = []
-        for node in self.nodes[:-1]:
-            stage = self.stage[node]
-            later = [s for s in range(stage + 1, self.stages) if node in self._needed(s) and node not in self._kept(s)]
-            if not later or not self._is_array(node) or node in self.read or node not in self._needed(stage):
-                continue
-            used_later = any(self.stage[user] > stage for user in node.users)
-            below = self._needed(stage, [node])
-            costly = sum(other in self.read for other in below) > 1 or any(_name(other) in _COSTLY for other in below)
-            if used_later and costly:
-                found.append(node)
-        return sorted(found, key=lambda node: -node.meta["val"].element_size())
-
-    def _kept(self, stage: int) -> dict[Node, int]:
-        """Nodes that an earlier loop has written to an array, and to which."""
-        return {
-            self.results[array.result]: place
-            for place, array in enumerate(self.arrays)
-            if array.result is not None
-            and self.written[place] < stage
-            and array.dtype == self.results[array.result].meta["val"].dtype
-        }
-
-    def _roots(self, stage: int) -> list[Node]:
-        """What a loop is there for."""
-        sums: list[Any] = [node.args[0] for node in self.sums if self.stage[node] == stage + 1]
-        places = [place for place, when in self.written.items() if when == stage]
-        return sums + [self.results[self.arrays[place].result] for place in places]  # type: ignore[index]
-
-    def _needed(self, stage: int, roots: Sequence[Node] | None = None, stored: bool = False) -> list[Node]:
-        """All nodes that a loop goes through, in order.
-
-        Args:
-            stage: which loop.
-            roots: what for; by default what the loop is there for.
-            stored: whether what is worth it is read back.
-        """
-        known = {*self._kept(stage), *self.sums}
-        if stored:
-            known.update(node for node in self.stored if self.stage[node] < stage)
-        found: set[Node] = set()
-        waiting = list(self._roots(stage) if roots is None else roots)
-        while waiting:
-            node = waiting.pop()
-            if node not in found:
-                found.add(node)
-                if node not in known:
-                    waiting += node.all_input_nodes
-        return [node for node in self.nodes if node in found]
-
-    def text(self) -> str:
+    def program(self) -> str:
         """The whole program."""
+        staging = self._staging
+        loops = range(staging.count)
         return _PROGRAM.substitute(
-            arrays=len(self.arrays),
-            sums=len(self.sums),
-            count=self.stages,
-            stored=sum(node.meta["val"].element_size() for node in self.stored),
-            stages=", ".join(f"stage{stage}" for stage in range(self.stages)),
-            storing=", ".join(f"storing{stage}" for stage in range(self.stages)),
-            functions="".join(self._function(stage, way) for way in (False, True) for stage in range(self.stages)),
+            sums=len(staging.sums),
+            count=staging.count,
+            stored=sum(_bytes(node) for node in staging.stored),
+            stages=", ".join(f"stage{loop}" for loop in loops),
+            storing=", ".join(f"storing{loop}" for loop in loops),
+            functions="".join(self._function(loop, stored) for stored in (False, True) for loop in loops),
         )
 
-    def _function(self, stage: int, stored: bool) -> str:
-        needed, kept = self._needed(stage, stored=stored), self._kept(stage)
-        beside = {node: k for k, node in enumerate(self.stored)} if stored else {}
-        numbers: list[str] = []
+    def _function(self, loop: int, stored: bool) -> str:
+        """One loop; if asked for, one that stores what later loops need again, and reads what earlier ones have stored."""
+        staging = self._staging
+        beside = {node: f"w{k}" for k, node in enumerate(staging.stored)} if stored else {}
+        places = {**staging.read, **staging.kept(loop)}
+        sources = {node: f"a{place}" for node, place in places.items()}
+        sources |= {node: beside[node] for node in staging.stored_before(loop) if stored}
         reads: list[str] = []
+        numbers: list[str] = []
         lines: list[str] = []
-        used: set[int] = set()
+        needed = staging.needed(loop, stored)
         for node in needed:
-            type_ = _type(node.meta["val"].dtype)
-            if node in kept or node in self.read:
-                place = kept[node] if node in kept else self.read[node]
-                used.add(place)
-                reads.append(f"const {type_} {_variable(node)} = a{place}[i];")
-            elif node in beside and self.stage[node] < stage:
-                reads.append(f"const {type_} {_variable(node)} = w{beside[node]}[i];")
-            elif node in self.sums:
-                numbers.append(f"const {type_} {_variable(node)} = ({type_})t[{self.sums.index(node)}];")
-            elif node.op == "placeholder":
-                continue  # the vector of values
-            else:
-                place_of = numbers if _is_number(node) else lines
-                place_of.append(f"const {type_} {_variable(node)} = {self._expression(node)};")
-        mine = [node for node in self.sums if self.stage[node] == stage + 1]
-        for node in mine:
-            lines.append(f"s{self.sums.index(node)} += {_as(node.args[0], node.meta['val'].dtype)};")
-        lines += [f"w{k}[i] = {_variable(node)};" for node, k in beside.items() if self.stage[node] == stage]
-        for place, when in self.written.items():
-            if when == stage:
-                used.add(place)
-                array = self.arrays[place]
-                lines.append(f"a{place}[i] = {_as(self.results[array.result], array.dtype)};")  # type: ignore[index]
-        sums = [(self.sums.index(node), _type(node.meta["val"].dtype)) for node in mine]
+            declared = f"const {_type(node.meta['val'].dtype)} {_variable(node)}"
+            if node in sources:
+                reads.append(f"{declared} = {sources[node]}[i];")
+            elif node in staging.sums:
+                numbers.append(f"{declared} = t[{staging.sums.index(node)}];")
+            elif node.op != "placeholder":
+                (numbers if is_number(node) else lines).append(f"{declared} = {self._expression(node)};")
+        sums = {staging.sums.index(node): node for node in staging.sums_of(loop)}
+        lines += [f"s{k} += {_as(node.args[0], node.meta['val'].dtype)};" for k, node in sums.items()]
+        lines += [f"{beside[node]}[i] = {_variable(node)};" for node in staging.stored_in(loop) if stored]
+        written = staging.written_in(loop)
+        lines += [f"a{place}[i] = {_as(staging.results[place], staging.arrays[place].dtype)};" for place in written]
+        used = {*written, *(places[node] for node in needed if node in places)}
         return _STAGE.substitute(
-            name=f"{'storing' if stored else 'stage'}{stage}",
-            pointers=_lines(2, (f"{self._pointer(place)} a{place} = ({self._pointer(place)})q[{place} * stride];" for place in sorted(used))),
+            name=f"{'storing' if stored else 'stage'}{loop}",
+            pointers=_lines(2, map(self._array, sorted(used))),
             storage=_lines(2, self._storage() if stored else ()),
             numbers=_lines(2, numbers),
-            start=_lines(4, (f"{type_} s{k} = 0;" for k, type_ in sums)),
-            reduction=f" reduction(+:{', '.join(f's{k}' for k, _ in sums)})" if sums else "",
+            start=_lines(4, (f"{_type(node.meta['val'].dtype)} s{k} = 0;" for k, node in sums.items())),
+            reduction=f" reduction(+:{', '.join(f's{k}' for k in sums)})" if sums else "",
             body=_lines(6, (*reads, *lines)),
-            end=_lines(4, (f"into[{k}] += s{k};" for k, _ in sums)),
+            end=_lines(4, (f"into[{k}] += s{k};" for k in sums)),
         )
 
+    def _array(self, place: int) -> str:
+        type_ = _type(self._staging.arrays[place].dtype)
+        return f"{type_}* a{place} = ({type_}*)q[{place} * stride];"
+
     def _storage(self) -> Iterator[str]:
-        before = 0  # bytes of an element's numbers stored before
-        for k, node in enumerate(self.stored):
+        """What is stored lies one after the other, the widest numbers first."""
+        before = 0
+        for k, node in sorted(enumerate(self._staging.stored), key=lambda item: -_bytes(item[1])):
             type_ = _type(node.meta["val"].dtype)
             yield f"{type_}* w{k} = ({type_}*)(w + {before} * length);"
-            before += node.meta["val"].element_size()
-
-    def _pointer(self, place: int) -> str:
-        return f"{_type(self.arrays[place].dtype)}*"
+            before += _bytes(node)
 
     def _expression(self, node: Node) -> str:
-        name, dtype = _name(node), node.meta["val"].dtype
+        name, dtype = name_of(node), node.meta["val"].dtype
         args: list[Any] = list(node.args)
         kwargs = {key: value for key, value in node.kwargs.items() if value is not None}
         if name == "select":
-            if args[0].name != self.values or args[1] != 0:
+            if args[0].name != self._values or args[1] != 0:
                 raise NoLoopError("elements picked out")
             return f"v[{int(args[2])}]"
         if name in _CONSTANTS or name in _FILLED:
             number = _CONSTANTS[name] if name in _CONSTANTS else args[_FILLED[name]]
-            return f"({_type(dtype)})length" if number == self.shape.numel() else _literal(number, dtype)
+            return f"({_type(dtype)})length" if number == self._staging.shape.numel() else _literal(number, dtype)
         if name in _COPIES:
             return _as(args[0], dtype)
         if dtype in _HALVES:
@@ -337,12 +204,8 @@ def _plain(expression: str, kwargs: Mapping[str, Any]) -> str:
     return expression
 
 
-def _name(node: Node) -> str:
-    return getattr(node.target, "_opname", str(node.target))
-
-
-def _is_number(node: Node) -> bool:
-    return node.meta["val"].ndim == 0
+def _bytes(node: Node) -> int:
+    return node.meta["val"].element_size()
 
 
 def _variable(node: Node) -> str:
@@ -366,7 +229,11 @@ def _literal(number: Any, dtype: torch.dtype) -> str:
     if not isinstance(number, bool | int | float):
         raise NoLoopError(f"a constant of type {type(number).__name__}")
     value = float(number)
-    text = value.hex() if math.isfinite(value) else ("NAN" if math.isnan(value) else "INFINITY" if value > 0 else "-INFINITY")
+    text = (
+        value.hex()
+        if math.isfinite(value)
+        else ("NAN" if math.isnan(value) else "INFINITY" if value > 0 else "-INFINITY")
+    )
     return f"({_type(dtype)})({text})"
 
 
@@ -484,8 +351,8 @@ void alone(void* const* q, int64_t stride, int64_t length, const double* v) {
 
 }  // namespace
 
-// For count tensors: their lengths and, one array after the other, pointers to each tensor's. Those that come first in order are shared
-// by all threads, one after the other.
+// For count tensors: their lengths and, one array after the other, pointers to each tensor's. Those that come first in order are
+// each shared by all threads.
 extern "C" void run(int64_t count, const int64_t* lengths, const int64_t* order, int64_t shared, void* const* pointers,
                     const double* v, int64_t threads) {
   if (SUMS == 0) {

@@ -66,12 +66,11 @@ def map_halves(
     group = {"lr": 0.0, "weight_decay": 0.0, **hypers}
     bound, values = bind(halves.rule, group, halves.count(step, hypers))
     notes = bucket.notes.setdefault(("halves", tuple(places)), {})
-    if "beside" not in notes:
-        notes["beside"] = [one.new_zeros(()).expand(one.shape) for one in given]
     states = notes.setdefault("states", [own.stored for own in kept])
     grids = [(tuple(one.shape), (0,) * one.ndim, tuple(one.shape)) for one in given]
     one_pass = Pass(tuple(bound), "update", "matrix")
-    directions, _ = yield Call(one_pass, notes["beside"], given, states, values, None, None, grids, notes)
+    # A rule in a subspace has no parameters to look at: something of their shape will do.
+    directions, _ = yield Call(one_pass, given, given, states, values, None, None, grids, notes)
     for k, i in enumerate(places):
         done = halves.leave(stacks[k], lows[k], directions[k], kept[k].given, hypers)
         kept[k].write_back()

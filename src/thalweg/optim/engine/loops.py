@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import array
-import contextlib
 import ctypes
 import functools
 import itertools
+import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,17 +17,18 @@ from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from thalweg.optim.engine.building import built
-from thalweg.optim.engine.cpp import Array, NoLoopError, source_of
-from thalweg.optim.engine.passes import FRESH, Call, Done, Numbers, Pass, compute_dtype
+from thalweg.optim.engine.cpp import source_of
+from thalweg.optim.engine.passes import Call, Done, Numbers, Pass, compute_dtype
+from thalweg.optim.engine.staging import Array, NoLoopError
 
 ALONE = 32_768
 """Elements of a call up to which one thread works on them."""
 
-_SHAPES = ((1009,), (31, 37))
-"""A pass is recorded for both. If it depends on shapes, the records differ; their numbers of elements are unlikely constants."""
-
 SHARED = 0.25
 """A tensor with more than this part of what falls to each thread is worked on by all of them, where there are sums."""
+
+_SHAPES = ((1009,), (31, 37))
+"""A pass is recorded for both. If it depends on shapes, the records differ; their numbers of elements are unlikely constants."""
 
 
 class Loop:
@@ -50,7 +52,13 @@ class Loop:
         if source != other:
             raise NoLoopError("what the pass does depends on the shape")
         self._run = built(source).run
-        self._run.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 2, ctypes.c_int64, *[ctypes.c_void_p] * 2, ctypes.c_int64]
+        self._run.argtypes = [
+            ctypes.c_int64,
+            *[ctypes.c_void_p] * 2,
+            ctypes.c_int64,
+            *[ctypes.c_void_p] * 2,
+            ctypes.c_int64,
+        ]
         self._run.restype = None
 
     def ready(self, call: Call) -> Callable[[], Done]:
@@ -71,7 +79,7 @@ class Loop:
         def run() -> Done:
             count, shared = len(call.params), plan.shared(threads)
             self._run(count, _at(plan.lengths), _at(plan.order), shared, _at(pointers), _at(values), threads)
-            return new, [] 
+            return new, []
 
         return run
 
@@ -81,6 +89,7 @@ class _Plan:
 
     def __init__(self, call: Call) -> None:
         params, states = call.params, call.states
+        self.states = states
         self._params = params
         self._layouts = [(p.shape, p.stride()) for p in params]
         self.keys = tuple(states[0])
@@ -131,16 +140,23 @@ def loop_of(call: Call) -> Loop | None:
     if plan is None:
         plan = call.notes["plan"] = _Plan(call)
     dtypes = {u.dtype for u in call.updates}
-    if not plan.regular or len(dtypes) != 1 or any(key in call.states[0] for key in FRESH):
+    # Where states aren't the same list as before, something of this step only (see FRESH) lies beside some of them.
+    if not plan.regular or plan.states is not call.states or len(dtypes) != 1:
         return None
     return _loop(one_pass, (plan.dtypes[0], *dtypes, *plan.dtypes[1:]), plan.keys, len(call.values))
 
 
 @functools.lru_cache(maxsize=256)
 def _loop(one_pass: Pass, dtypes: tuple[torch.dtype, ...], keys: tuple[str, ...], values: int) -> Loop | None:
-    with contextlib.suppress(NoLoopError, OSError):
+    try:
         return Loop(one_pass, dtypes, keys, values)
-    return None
+    except NoLoopError:
+        return None
+    except OSError as error:
+        if sys.platform.startswith("linux"):
+            reason = (str(error).splitlines() or ["unknown error"])[0]
+            warnings.warn(f"a loop can't be built, so Inductor compiles the step (slower): {reason}", stacklevel=2)
+        return None
 
 
 def _out_dtype(one_pass: Pass, dtype: torch.dtype) -> torch.dtype | None:
@@ -166,11 +182,20 @@ def _source(
         new = one_pass.one(param, update, given, Numbers(values, None, None, (shape, (0,) * len(shape), shape)))
         written[:] = new.state
         changed = [new.state[key].to(given[key].dtype) for key in written]
-        return [*changed, new.update if new.param is None else new.param.to(param.dtype)]
+        result = new.update if new.param is None else new.param.to(param.dtype)
+        assert result is not None
+        return [*changed, result]
 
-    with FakeTensorMode():
+    with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"), FakeTensorMode():
         numbers = torch.empty(values, dtype=torch.float64)
-        graph = make_fx(torch.func.functionalize(one))(numbers, *(torch.empty(shape, dtype=d) for d in dtypes)).graph
+        try:
+            graph = make_fx(torch.func.functionalize(one))(
+                numbers, *(torch.empty(shape, dtype=d) for d in dtypes)
+            ).graph
+        except (
+            Exception
+        ) as error:  # whatever a user's own transform makes of tensors that have no numbers, or of their shapes
+            raise NoLoopError(f"it can't be recorded: {error}") from error
     names = [node.name for node in graph.nodes if node.op == "placeholder"]
     last = len(written)
     arrays = [Array(names[1], dtypes[0], last if out is None else None), Array(names[2], dtypes[1], None)]

@@ -17,6 +17,7 @@ Floats (and tuples of floats) may change at every step; numbers that the code br
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -196,27 +197,27 @@ class Chain:
     def __repr__(self) -> str:
         return " >> ".join(map(repr, self.transforms))
 
-    @property
+    @functools.cached_property
     def needs_step(self) -> bool:
         """Whether any transform depends on the step count."""
         return any(t.type.prepare or t.type.needs & {"normal", "step"} for t in self)
 
-    @property
+    @functools.cached_property
     def needs_gradient_norm(self) -> bool:
         """Whether any transform depends on the norm of the whole gradient."""
         return any("gradient_norm" in t.type.needs for t in self)
 
-    @property
+    @functools.cached_property
     def needs_gradient(self) -> bool:
         """Whether any transform sums over the gradient that the step started from, beside the update."""
         return any(t.type.sums_of_gradient for t in self)
 
-    @property
+    @functools.cached_property
     def has_rows(self) -> bool:
         """Whether any transform works on rows."""
         return any("rows" in t.type.needs for t in self)
 
-    @property
+    @functools.cached_property
     def has_matrix(self) -> bool:
         """Whether any transform works on whole matrices."""
         return any(t.type.kind == "matrix" for t in self)
