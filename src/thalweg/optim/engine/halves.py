@@ -69,8 +69,10 @@ def map_halves(
     states = notes.setdefault("states", [own.stored for own in kept])
     grids = [(tuple(one.shape), (0,) * one.ndim, tuple(one.shape)) for one in given]
     one_pass = Pass(tuple(bound), "update", "matrix")
-    # A rule in a subspace has no parameters to look at: something of their shape will do.
-    directions, _ = yield Call(one_pass, given, given, states, values, None, None, grids, notes)
+    keys = [key for transform in bound for key in transform.state_keys]
+    # A rule in a subspace has no parameters to look at: something that lies in memory like its state will do.
+    likes = [state[keys[0]] for state in states] if keys else given
+    directions, _ = yield Call(one_pass, likes, given, states, values, None, None, grids, notes)
     for k, i in enumerate(places):
         done = halves.leave(stacks[k], lows[k], directions[k], kept[k].given, hypers)
         kept[k].write_back()

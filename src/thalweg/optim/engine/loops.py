@@ -67,7 +67,7 @@ class Loop:
 
         All tensors of a place lie in memory in the same order; see :func:`loop_of`.
         """
-        plan: _Plan = call.notes["plan"]
+        plan: _Plan = call.notes["plan", self.keys]
         states = [[state[key] for state in call.states] for key in self.keys]
         new = [] if self.out is None else [torch.empty_like(p, dtype=self.out) for p in call.params]
         columns: Sequence[Sequence[Tensor]] = (call.params, plan.laid_alike(call.updates), *states, new)
@@ -87,18 +87,16 @@ class Loop:
 class _Plan:
     """What stays the same about the parameters and states of a call."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, keys: tuple[str, ...]) -> None:
         params, states = call.params, call.states
         self.states = states
         self._params = params
         self._layouts = [(p.shape, p.stride()) for p in params]
-        self.keys = tuple(states[0])
-        self.dtypes = (params[0].dtype, *(t.dtype for t in states[0].values()))
+        self.dtypes = (params[0].dtype, *(states[0][key].dtype for key in keys))
         self.regular = params[0].device.type == "cpu" and all(
-            tuple(state) == self.keys
-            and (param.dtype, *(t.dtype for t in state.values())) == self.dtypes
+            (param.dtype, *(state[key].dtype for key in keys)) == self.dtypes
             and _is_dense(param)
-            and all((t.shape, t.stride()) == layout for t in state.values())
+            and all((state[key].shape, state[key].stride()) == layout for key in keys)
             for param, state, layout in zip(params, states, self._layouts, strict=True)
         )
         self._numels = [p.numel() for p in params]
@@ -136,14 +134,15 @@ def loop_of(call: Call) -> Loop | None:
     one_pass = call.one_pass
     if not isinstance(one_pass, Pass) or "sums" in (one_pass.enter, one_pass.leave) or one_pass.draws:
         return None
-    plan = call.notes.get("plan")
+    keys = tuple(key for transform in one_pass.transforms for key in transform.state_keys)
+    plan = call.notes.get(("plan", keys))
     if plan is None:
-        plan = call.notes["plan"] = _Plan(call)
+        plan = call.notes["plan", keys] = _Plan(call, keys)
     dtypes = {u.dtype for u in call.updates}
     # Where states aren't the same list as before, something of this step only (see FRESH) lies beside some of them.
     if not plan.regular or plan.states is not call.states or len(dtypes) != 1:
         return None
-    return _loop(one_pass, (plan.dtypes[0], *dtypes, *plan.dtypes[1:]), plan.keys, len(call.values))
+    return _loop(one_pass, (plan.dtypes[0], *dtypes, *plan.dtypes[1:]), keys, len(call.values))
 
 
 @functools.lru_cache(maxsize=256)
