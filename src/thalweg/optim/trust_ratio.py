@@ -9,7 +9,6 @@ from torch import Tensor
 
 from thalweg.optim.engine import ChainedOptimizer, layerwise
 from thalweg.optim.engine.once import once
-from thalweg.optim.engine.totals import total
 from thalweg.optim.engine.watching import watch
 
 
@@ -50,12 +49,7 @@ def trust_ratio(
     return update * once(_trust(sums, clamp_norm, clamp_ratio, norm_eps).to(update.dtype))
 
 
-def norms_squared_apart(update: Tensor, param: Tensor) -> tuple[Tensor, Tensor]:
-    """What :func:`norms_squared` gives, for an update that is the gradient as it is: nothing is written along with the sums."""
-    return total(torch.square, param), total(torch.square, update)
-
-
-@layerwise(sums=norms_squared_apart, switch="adapt")
+@layerwise(sums=norms_squared, switch="adapt")
 def lars_ratio(
     update: Tensor,
     param: Tensor,

@@ -1,9 +1,11 @@
-"""Compiled passes: one function per pass and list of shapes, so that nothing recompiles while training goes on.
+"""Which passes are compiled, and how; nothing recompiles while training goes on.
 
-Inductor, the compiler behind ``torch.compile``, fuses a whole list of tensors into one pass over memory. It keeps what it compiled on
-disk (see ``TORCHINDUCTOR_CACHE_DIR``), so a later process only traces. The first process pays tens of seconds, which is why small
-problems stay eager unless asked for. Passes hold no Python that depends on numbers, so they are traced as they run: without
-``torch.compile`` itself, whose look at their source takes longer than compiling, and whose call takes longer than Inductor's.
+On a CPU most passes are loops over elements, and are built in half a second (see ``loops.py``). The rest, and all on other devices,
+goes to Inductor, the compiler behind ``torch.compile``: one function per pass and list of shapes, which fuses a whole list of tensors
+into one pass over memory. It keeps what it compiled on disk (see ``TORCHINDUCTOR_CACHE_DIR``), so a later process only traces. The
+first process pays tens of seconds, which is why small problems stay eager unless asked for. Passes hold no Python that depends on
+numbers, so they are traced as they run: without ``torch.compile`` itself, whose look at their source takes longer than compiling, and
+whose call takes longer than Inductor's.
 """
 
 from __future__ import annotations
@@ -21,7 +23,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.optim.engine.early_writes import early_writes
 from thalweg.optim.engine.joining import Piece, pieces
 from thalweg.optim.engine.loops import loop_of
 from thalweg.optim.engine.passes import FRESH, Call, Done
@@ -204,7 +205,7 @@ class Fused:
 
         options = dict(_OPTIONS)
         if any(call.one_pass.has_sums for call in calls):
-            options |= _WORK_OUT_TWICE | (early_writes() if calls[0].params[0].device.type == "cpu" else {})
+            options |= _WORK_OUT_TWICE
         # Stand-ins without numbers, none of which share memory; without shapes' own record Inductor doesn't look on its disk.
         with FakeTensorMode(shape_env=ShapeEnv()), traced():
             stand_ins: list[Any] = [_stand_in(leaf) for leaf in leaves]

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from thalweg.optim.engine.buckets import Bucket
@@ -71,7 +72,7 @@ def map_halves(
     one_pass = Pass(tuple(bound), "update", "matrix")
     keys = [key for transform in bound for key in transform.state_keys]
     # A rule in a subspace has no parameters to look at: something that lies in memory like its state will do.
-    likes = [state[keys[0]] for state in states] if keys else given
+    likes = [_like(state[keys[0]], one.dtype) for state, one in zip(states, given, strict=True)] if keys else given
     directions, _ = yield Call(one_pass, likes, given, states, values, None, None, grids, notes)
     for k, i in enumerate(places):
         done = halves.leave(stacks[k], lows[k], directions[k], kept[k].given, hypers)
@@ -80,6 +81,10 @@ def map_halves(
             updates[i] = done.reshape(updates[i].shape)
         else:
             sink(i, slice(0, 1), done)
+
+
+def _like(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor if tensor.dtype == dtype else torch.empty_like(tensor, dtype=dtype)
 
 
 class _Kept:

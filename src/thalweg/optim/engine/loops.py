@@ -18,7 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from thalweg.optim.engine.building import built
 from thalweg.optim.engine.cpp import source_of
-from thalweg.optim.engine.passes import Call, Done, Numbers, Pass, compute_dtype
+from thalweg.optim.engine.passes import FRESH, Call, Done, Numbers, Pass, compute_dtype
 from thalweg.optim.engine.staging import Array, NoLoopError
 
 ALONE = 32_768
@@ -27,8 +27,8 @@ ALONE = 32_768
 SHARED = 0.25
 """A tensor with more than this part of what falls to each thread is worked on by all of them, where there are sums."""
 
-_SHAPES = ((1009,), (31, 37))
-"""A pass is recorded for both. If it depends on shapes, the records differ; their numbers of elements are unlikely constants."""
+_SHAPES = ((1009,), (36, 38), (3, 5, 7, 11))
+"""A pass is recorded for each. If it depends on shapes, the records differ; their numbers of elements are unlikely constants."""
 
 
 class Loop:
@@ -48,10 +48,10 @@ class Loop:
     def __init__(self, one_pass: Pass, dtypes: tuple[torch.dtype, ...], keys: tuple[str, ...], values: int) -> None:
         self.keys = keys
         self.out = _out_dtype(one_pass, dtypes[0])
-        source, other = (_source(one_pass, dtypes, keys, values, self.out, shape) for shape in _SHAPES)
-        if source != other:
+        sources = {_source(one_pass, dtypes, keys, values, self.out, shape) for shape in _SHAPES}
+        if len(sources) > 1:
             raise NoLoopError("what the pass does depends on the shape")
-        self._run = built(source).run
+        self._run = built(sources.pop()).run
         self._run.argtypes = [
             ctypes.c_int64,
             *[ctypes.c_void_p] * 2,
@@ -77,7 +77,7 @@ class Loop:
         torch.autograd.graph.increment_version([*call.params, *itertools.chain(*states)])
 
         def run() -> Done:
-            count, shared = len(call.params), plan.shared(threads)
+            count, shared = len(columns[0]), plan.shared(threads)  # the columns must live until now
             self._run(count, _at(plan.lengths), _at(plan.order), shared, _at(pointers), _at(values), threads)
             return new, []
 
@@ -97,6 +97,7 @@ class _Plan:
             (param.dtype, *(state[key].dtype for key in keys)) == self.dtypes
             and _is_dense(param)
             and all((state[key].shape, state[key].stride()) == layout for key in keys)
+            and not any(key in state for key in FRESH)
             for param, state, layout in zip(params, states, self._layouts, strict=True)
         )
         self._numels = [p.numel() for p in params]
@@ -139,7 +140,7 @@ def loop_of(call: Call) -> Loop | None:
     if plan is None:
         plan = call.notes["plan", keys] = _Plan(call, keys)
     dtypes = {u.dtype for u in call.updates}
-    # Where states aren't the same list as before, something of this step only (see FRESH) lies beside some of them.
+    # Where states aren't the same list as before, something of this step only (see FRESH) may lie beside some of them.
     if not plan.regular or plan.states is not call.states or len(dtypes) != 1:
         return None
     return _loop(one_pass, (plan.dtypes[0], *dtypes, *plan.dtypes[1:]), keys, len(call.values))

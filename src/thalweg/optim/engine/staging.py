@@ -172,7 +172,9 @@ class Staging:
             or node not in self._below(self._roots(loop, self.written), set())
         ):
             return False
-        users = {user for user in node.users if user.op != "output" and self._known[user] > loop}
+        users = {
+            user for user in node.users if user.op != "output" and user not in self.sums and self._known[user] > loop
+        }
         later = range(loop + 1, self.count)
         if not any(node not in self.kept(k) and users.intersection(self.needed(k, stored=False)) for k in later):
             return False
