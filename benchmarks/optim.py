@@ -11,41 +11,37 @@ refreshes included: they are timed apart and shared out over the steps between t
 Each rule runs beside its peers and nothing else, so that all fit into memory, and they take turns in being first after the limits'
 measurement, which costs a few percent.
 
-Two machines of two cores were measured at 14M parameters: first one with AMX, 105 MB of third-level cache and 40 to 48 GB/s; then,
-after passes were no longer traced by Dynamo nor loops shared between parameters, one without AMX, with 32 MB and 50 to 105 GB/s,
-changing within minutes (a shared host). Multiples of the limits, ranges over several runs, best and median:
+Two machines of two cores were measured at 14M parameters: first, months of changes ago, one with AMX, 105 MB of third-level cache and
+40 to 48 GB/s; then, after passes became loops in C++ (``engine/loops.py``), one without AMX, with 32 MB and 50 to 105 GB/s, changing
+within minutes (a shared host). Multiples of the limits, ranges over several runs, best and median; of the second machine apart when
+its memory was slow (about 55 GB/s) and when it was fast for a part of a run (about 90):
 
-    rule                   bar                  first machine         second machine
-    AdamW                  torch's fused        0.93 to 1.01          1.13 to 1.15
-      torch's fused                             0.94 to 1.05          1.08 to 1.13
-    Lion                   1.15                 1.03 to 1.18          1.18 to 1.32
-    LAMB                   1.5                  1.40 to 1.60          1.48 to 1.54
-    LARS                   1.6                  1.6 to 1.8            1.57 to 1.69
-    AdamP, SGDP            1.6                  1.9, 2.2              2.2 to 2.6, 2.0
-    AuON                   1.5                  2.3 to 2.5            2.9
-    Muon                   1.3                  1.26 to 1.45          1.17 to 1.25
-      best peer                                 1.72                  1.20 to 1.34
+    rule                   bar                  first machine         second, slow          second, fast
+    AdamW                  torch's fused        0.93 to 1.01          1.01 to 1.08          1.02 to 1.13
+      torch's fused                             0.94 to 1.05          1.05 to 1.11          1.06 to 1.12
+    Lion                   1.15                 1.03 to 1.18          1.08 to 1.13          1.13 to 1.18
+    LAMB                   1.5                  1.40 to 1.60          1.22 to 1.32          1.32 to 1.62
+    LARS                   1.6                  1.6 to 1.8                                  1.38 to 1.74
+    AdamP, SGDP            1.6                  1.9, 2.2              2.1 to 2.2, 1.8 to 1.9
+    AuON                   1.5                  2.3 to 2.5            1.55
+    Muon                   1.3                  1.26 to 1.45                                1.14 to 1.20
+      best peer                                 1.72                                        1.21 to 1.25
 
-LAMB's range on the second machine is that at about 55 GB/s; in moments of twice that it took 1.9, its loops being more than memory.
+At 60M parameters, second machine: AdamW 0.99 to 1.00 (torch's fused 1.01 to 1.06), Lion 1.00 to 1.03, LAMB 1.38 to 1.55, LARS 1.35 to
+1.38, Muon 1.10 to 1.12, as torch's.
 
-Where a bar is missed: each step runs about a millisecond of Python for 75 parameters, of which a part is torch's own and most is
-waiting for objects that the step itself has pushed out of the caches; the faster the memory, the larger its share. On the second
-machine a step of Lion takes 1.1 ms outside the compiled loops (1.5 with Dynamo), and the loops are at 1.03 to 1.08 (this and all
-splits below come from profiles by hand, not from this script).
+What a step takes beside its loops is 0.8 ms of Python for 75 parameters (0.2 where all is in a cache: the step itself pushes what
+Python looks at out of it), as much as torch's fused optimizer does. The faster the memory, the larger its share (this and all splits
+below come from profiles by hand, not from this script). When memory is fast, one long Lion loop over three vectors takes 1.15 to 1.2
+of the limit by itself, for two cores then read five words less evenly than an in-place pass does two.
 
-Rules that need sums pass twice over memory, AuON three times. On the first machine reading is what costs: 16 GB/s along one
-sequence, 24 along four or more, where the in-place pass moves 40 to 48 in both directions together. From the third-level cache it
-is 39, so passes over one parameter follow each other, a state is written in the loop that sums over it
-(``engine/early_writes.py``), and sums that only read do so at four places at once (``engine/totals.py``: 4.4 ms instead of 6.6
-for LARS's). LAMB's loops were at 1.34 there and are at 1.35 on the second. SGDP and AdamP sum four products along each row, and
-their test of all rows comes as six more small loops for every matrix. AuON needs an exponential and a division for each number, in
-the second of its passes.
+Rules that need sums pass twice over memory, AuON three times. So a tensor stays with one thread while it lies in a cache, a state is
+written in the loop that sums over it, and what is dear and needed again is stored beside (``engine/staging.py``): LAMB's loops took
+1.35 of the limit before, and take 1.18 to 1.3 now. SGDP and AdamP sum along rows, which those loops don't do, and go through Inductor.
 
-Muon with AMX: by the profiler 79% of a step are the products, batched ones, which run at somewhat less than the large product's speed;
-the compiled passes over momentum and the rest are 7%, casts, joins and the normalization 8%, Python 5%. Without AMX products are
-almost all, and ours and torch's Muon are level: at 60M parameters 1.14 and 1.11 by medians.
-
-At 60M parameters, second machine: AdamW 1.21 (torch's fused 1.05 to 1.08), Lion 1.08 to 1.15, LAMB 1.57 to 1.82, LARS 1.32.
+Muon with AMX: by the profiler 79% of a step were the products, batched ones, which run at somewhat less than the large product's speed;
+the compiled passes over momentum and the rest 7%, casts, joins and the normalization 8%, Python 5%. Without AMX products are almost
+all, and at 60M parameters ours and torch's Muon are level.
 
 Then the rules in subspaces, of rank 64 at 14M parameters on the first machine, asked to take 2 AdamW steps. FRUGAL's columns took
 2.3, GaLore 3.6, Fira 5.6, Natural GaLore 13 (projected on both sides 4.8) and DCT-AdamW 9.4 (with a choice every 200 steps 4.1).

@@ -326,7 +326,7 @@ def test_inference_mode_and_other_default_devices(train) -> None:
 
 
 def test_what_was_built_is_found_again(monkeypatch, tmp_path) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     source = 'extern "C" int three() { return 3; }'
     assert building.built(source).three() == 3
     (library,) = (tmp_path / "thalweg" / "loops").iterdir()
@@ -336,22 +336,26 @@ def test_what_was_built_is_found_again(monkeypatch, tmp_path) -> None:
 
 
 def test_another_compiler_and_other_words_build_anew(monkeypatch, tmp_path) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for number in (4, 5):
         assert building.built(f'extern "C" int number() {{ return {number}; }}').number() == number
 
 
 def test_a_folder_that_others_may_not_be_trusted_with(monkeypatch, tmp_path) -> None:
-    """Where the cache can't be written, or is someone else's, what is built stays with this process."""
-    blocked = tmp_path / "file"
+    """Where the cache can't be written, or others can write there, too, what is built stays with this process."""
+    blocked, open_to_all = tmp_path / "file", tmp_path / "thalweg" / "loops"
     blocked.write_text("")
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(blocked))
-    assert building.built('extern "C" int six() { return 6; }').six() == 6
-    assert building._folder() == building._folder_of_this_process()
+    open_to_all.mkdir(parents=True)
+    open_to_all.chmod(0o777)
+    for number, root in enumerate((blocked, tmp_path)):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(root))
+        assert building.built(f'extern "C" int number() {{ return {number}; }}').number() == number
+        assert str(building._folder()) == building._folder_of_this_process().name
+    assert not list(open_to_all.iterdir())
 
 
 def test_a_compiler_that_fails(monkeypatch, tmp_path, anything, train) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(OSError, match="error"):
         building.built("this is no program")
     assert not list((tmp_path / "thalweg" / "loops").iterdir())
@@ -387,7 +391,7 @@ def test_a_pass_that_depends_on_shapes_says_so() -> None:
 
 def test_processes_build_the_same_loop_at_once(tmp_path) -> None:
     program = "from thalweg.optim.engine.building import built\nprint(built('extern \"C\" int seven() { return 7; }').seven())"
-    environment = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    environment = {"XDG_CACHE_HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
     running = [
         subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True)
         for _ in range(3)

@@ -27,9 +27,8 @@ def built(source: str) -> ctypes.CDLL:
     if not sys.platform.startswith("linux"):
         raise OSError(f"no loops are built on {sys.platform}")
     compiler = os.environ.get("CXX", "g++")
-    key = hashlib.sha256("\0".join((source, *_FLAGS, compiler, _version(compiler), _processor())).encode()).hexdigest()[
-        :32
-    ]
+    named = "\0".join((source, *_FLAGS, compiler, _version(compiler), _processor()))
+    key = hashlib.sha256(named.encode()).hexdigest()[:32]
     folder = _folder()
     library = folder / f"{key}.so"
     if not library.exists():
@@ -52,20 +51,21 @@ def _run(*command: str) -> str:
 
 def _folder() -> Path:
     """Where libraries are kept; nobody else may write there."""
-    root = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(root, "thalweg", "loops")
     try:
+        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(root, "thalweg", "loops")
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if folder.stat().st_uid == os.getuid() and os.access(folder, os.W_OK):
+        found = folder.stat()
+        if found.st_uid == os.getuid() and not found.st_mode & 0o022 and os.access(folder, os.W_OK):
             return folder
-    except OSError:
+    except (OSError, RuntimeError):  # it can't be made, or there is no home
         pass
-    return _folder_of_this_process()
+    return Path(_folder_of_this_process().name)
 
 
 @functools.cache
-def _folder_of_this_process() -> Path:
-    return Path(tempfile.mkdtemp(prefix="thalweg-loops-"))
+def _folder_of_this_process() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="thalweg-loops-")
 
 
 @functools.cache

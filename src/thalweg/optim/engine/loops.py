@@ -21,7 +21,7 @@ from thalweg.optim.engine.cpp import source_of
 from thalweg.optim.engine.passes import FRESH, Call, Done, Numbers, Pass, compute_dtype
 from thalweg.optim.engine.staging import Array, NoLoopError
 
-ALONE = 32_768
+ALONE = 8_192
 """Elements of a call up to which one thread works on them."""
 
 SHARED = 0.25

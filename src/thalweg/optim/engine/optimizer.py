@@ -45,7 +45,8 @@ class EngineOptions(TypedDict, total=False):
         nonfinite: what NaN or infinite gradients do. ``"propagate"``: they reach the parameters, where they are seen;
             ``"skip"``: the step changes nothing; ``"raise"``: a ``FloatingPointError`` that names the parameter.
         decay: decoupled weight decay ``p <- (1 - lr * weight_decay) p`` before the step (on the old weights) or ``"after"`` it.
-        compile: fuse elementwise work with Inductor, the compiler behind ``torch.compile``; ``None``: where the parameters are many
+        compile: one compiled pass over memory instead of an operator after the other: C++ loops on a CPU, elsewhere (and for rules
+            that aren't loops over elements) Inductor, the compiler behind ``torch.compile``; ``None``: where the parameters are many
             enough to pay for compiling.
         state_dtype: dtype of the state; ``None``: float32 for bfloat16 and float16 parameters, the parameter's own otherwise.
         stochastic_rounding: round bfloat16 parameters up or down at random, right in the mean, instead of to the nearest.
