@@ -11,9 +11,9 @@ refreshes included: they are timed apart and shared out over the steps between t
 Each rule runs beside its peers and nothing else, so that all fit into memory, and they take turns in being first after the limits'
 measurement, which costs a few percent.
 
-Two machines of two cores were measured at 14M parameters: first, months of changes ago, one with AMX, 105 MB of third-level cache and
-40 to 48 GB/s; then, after passes became loops in C++ (``engine/loops.py``), one without AMX, with 32 MB and 50 to 105 GB/s, changing
-within minutes (a shared host). Multiples of the limits, ranges over several runs, best and median; of the second machine apart when
+Two machines of two cores were measured at 14M parameters: one with AMX, 105 MB of third-level cache and 40 to 48 GB/s, where all went
+through Inductor; then, after passes became loops in C++ (``engine/loops.py``), one without AMX, with 32 MB and 50 to 105 GB/s that
+change within minutes (a shared host). Multiples of the limits, ranges over several runs, best and median; of the second machine apart when
 its memory was slow (about 55 GB/s) and when it was fast for a part of a run (about 90):
 
     rule                   bar                  first machine         second, slow          second, fast
@@ -39,9 +39,9 @@ Rules that need sums pass twice over memory, AuON three times. So a tensor stays
 written in the loop that sums over it, and what is dear and needed again is stored beside (``engine/staging.py``): LAMB's loops took
 1.35 of the limit before, and take 1.18 to 1.3 now. SGDP and AdamP sum along rows, which those loops don't do, and go through Inductor.
 
-Muon with AMX: by the profiler 79% of a step were the products, batched ones, which run at somewhat less than the large product's speed;
-the compiled passes over momentum and the rest 7%, casts, joins and the normalization 8%, Python 5%. Without AMX products are almost
-all, and at 60M parameters ours and torch's Muon are level.
+Muon with AMX: by the profiler 79% of a step were the products, batched ones, which run at somewhat less than the large product's
+speed; the compiled passes over momentum and the rest 7%, casts, joins and the normalization 8%, Python 5%. Without AMX products are
+almost all, and at 60M parameters ours and torch's Muon are level.
 
 Then the rules in subspaces, of rank 64 at 14M parameters on the first machine, asked to take 2 AdamW steps. FRUGAL's columns took
 2.3, GaLore 3.6, Fira 5.6, Natural GaLore 13 (projected on both sides 4.8) and DCT-AdamW 9.4 (with a choice every 200 steps 4.1).

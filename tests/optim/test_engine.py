@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from thalweg.optim import (
     AdamW,
@@ -380,3 +381,33 @@ def test_decay_inside_the_chain_changes_by_group() -> None:
         p.grad = torch.zeros_like(p)
     optimizer.step()
     assert a[0].item() == 0.5 and b[0].item() == 1.0
+
+
+def test_profiles_name_steps() -> None:
+    p = nn.Parameter(torch.ones(2))
+    p.grad = torch.ones(2)
+    optimizer = Lion([p])
+    optimizer.step()  # before, without
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        optimizer.step()
+    assert "Optimizer.step#Lion.step" in {event.key for event in profile.key_averages()}
+
+
+@pytest.mark.parametrize("where", ["own", "global"])
+def test_hooks_before_and_after_a_step(where: str) -> None:
+    p = nn.Parameter(torch.ones(2))
+    p.grad = torch.ones(2)
+    optimizer = Lion([p], lr=0.5)
+    optimizer.step()
+    seen: list[float] = []
+    if where == "own":
+        handles = [optimizer.register_step_pre_hook(lambda *_: seen.append(p[0].item()))]
+        handles.append(optimizer.register_step_post_hook(lambda *_: seen.append(p[0].item())))
+    else:
+        handles = [register_optimizer_step_pre_hook(lambda *_: seen.append(p[0].item()))]
+        handles.append(register_optimizer_step_post_hook(lambda *_: seen.append(p[0].item())))
+    optimizer.step()
+    for handle in handles:
+        handle.remove()
+    optimizer.step()
+    assert seen == [0.5, 0.0] and p[0].item() == -0.5

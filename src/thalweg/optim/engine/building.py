@@ -7,6 +7,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -26,8 +27,8 @@ def built(source: str) -> ctypes.CDLL:
     """
     if not sys.platform.startswith("linux"):
         raise OSError(f"no loops are built on {sys.platform}")
-    compiler = os.environ.get("CXX", "g++")
-    named = "\0".join((source, *_FLAGS, compiler, _version(compiler), _processor()))
+    compiler = tuple(shlex.split(os.environ.get("CXX") or "g++"))
+    named = "\0".join((source, *_FLAGS, *compiler, _version(compiler), _processor()))
     key = hashlib.sha256(named.encode()).hexdigest()[:32]
     folder = _folder()
     library = folder / f"{key}.so"
@@ -35,9 +36,9 @@ def built(source: str) -> ctypes.CDLL:
         with tempfile.TemporaryDirectory(dir=folder) as own:
             program, made, linked = Path(own, "loop.cpp"), Path(own, "loop.o"), Path(own, "loop.so")
             program.write_text(source)
-            _run(compiler, *_FLAGS, "-c", str(program), "-o", str(made))
+            _run(*compiler, *_FLAGS, "-c", str(program), "-o", str(made))
             # Linked without OpenMP's library: what torch has loaded is used, or two pools of threads would fight over the cores.
-            _run(compiler, "-shared", str(made), "-o", str(linked), "-lm")
+            _run(*compiler, "-shared", str(made), "-o", str(linked), "-lm")
             linked.replace(library)  # whole or not at all, whoever else builds it
     return ctypes.CDLL(str(library))
 
@@ -69,8 +70,8 @@ def _folder_of_this_process() -> tempfile.TemporaryDirectory[str]:
 
 
 @functools.cache
-def _version(compiler: str) -> str:
-    return _run(compiler, "--version")
+def _version(compiler: tuple[str, ...]) -> str:
+    return _run(*compiler, "--version")
 
 
 @functools.cache
