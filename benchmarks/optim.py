@@ -13,8 +13,8 @@ measurement, which costs a few percent.
 
 Two machines of two cores were measured at 14M parameters: one with AMX, 105 MB of third-level cache and 40 to 48 GB/s, where all went
 through Inductor; then, after passes became loops in C++ (``engine/loops.py``), one without AMX, with 32 MB and 50 to 105 GB/s that
-change within minutes (a shared host). Multiples of the limits, ranges over several runs, best and median; of the second machine apart when
-its memory was slow (about 55 GB/s) and when it was fast for a part of a run (about 90):
+change within minutes (a shared host). Multiples of the limits, ranges over several runs, best and median; of the second machine
+apart when its memory was slow (about 55 GB/s) and when it was fast for a part of a run (about 90):
 
     rule                   bar                  first machine         second, slow          second, fast
     AdamW                  torch's fused        0.93 to 1.01          1.01 to 1.08          1.02 to 1.13
