@@ -14,14 +14,15 @@ measurement, which costs a few percent.
 Two machines of two cores were measured at 14M parameters: one with AMX, 105 MB of third-level cache and 40 to 48 GB/s, where all went
 through Inductor; then, after passes became loops in C++ (``engine/loops.py``), one without AMX, with 32 MB and 50 to 105 GB/s that
 change within minutes (a shared host). Multiples of the limits, ranges over several runs, best and median; of the second machine
-apart when its memory was slow (about 55 GB/s) and when it was fast for a part of a run (about 90):
+apart when its memory was slow (about 55 GB/s) and when it was fast for a part of a run (about 90; there the best step and the best
+pass over memory needn't be of one moment, and two ratios of 1.25 and 1.32, of best ones, are left out):
 
     rule                   bar                  first machine         second, slow          second, fast
-    AdamW                  torch's fused        0.93 to 1.01          1.01 to 1.08          1.02 to 1.13
-      torch's fused                             0.94 to 1.05          1.05 to 1.11          1.06 to 1.12
-    Lion                   1.15                 1.03 to 1.18          1.08 to 1.13          1.13 to 1.18
-    LAMB                   1.5                  1.40 to 1.60          1.22 to 1.32          1.32 to 1.62
-    LARS                   1.6                  1.6 to 1.8                                  1.38 to 1.74
+    AdamW                  torch's fused        0.93 to 1.01          0.98 to 1.11          1.02 to 1.13
+      torch's fused                             0.94 to 1.05          1.03 to 1.11          1.06 to 1.12
+    Lion                   1.15                 1.03 to 1.18          1.08 to 1.14          1.11 to 1.18
+    LAMB                   1.5                  1.40 to 1.60          1.22 to 1.43          1.30 to 1.62
+    LARS                   1.6                  1.6 to 1.8            1.36 to 1.76          1.38 to 1.74
     AdamP, SGDP            1.6                  1.9, 2.2              2.1 to 2.2, 1.8 to 1.9
     AuON                   1.5                  2.3 to 2.5            1.55
     Muon                   1.3                  1.26 to 1.45                                1.14 to 1.20
