@@ -45,21 +45,29 @@ def anything(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counted
 
 
+def ends(
+    make: Callable[..., ChainedOptimizer],
+    starts: list[Tensor],
+    grads: Callable[[int], list[Tensor]],
+    steps: int,
+    compiled: bool,
+) -> list[Tensor]:
+    """Parameters and states after some steps."""
+    params = [nn.Parameter(start.clone(memory_format=torch.preserve_format)) for start in starts]
+    optimizer = make(params, compile=compiled)
+    for step in range(steps):
+        for p, g in zip(params, grads(step), strict=True):
+            p.grad = g
+        optimizer.step()
+    states = [t for p in params for t in optimizer.state[p].values() if isinstance(t, Tensor)]
+    return [*(p.detach() for p in params), *states]
+
+
 def pair(
     make: Callable[..., ChainedOptimizer], starts: list[Tensor], grads: Callable[[int], list[Tensor]], steps: int = 3
-) -> tuple[list[Tensor], ...]:
-    """Parameters and states after some steps, eager and compiled."""
-    found = []
-    for compile_ in (False, True):
-        params = [nn.Parameter(start.clone(memory_format=torch.preserve_format)) for start in starts]
-        optimizer = make(params, compile=compile_)
-        for step in range(steps):
-            for p, g in zip(params, grads(step), strict=True):
-                p.grad = g
-            optimizer.step()
-        states = [t for p in params for t in optimizer.state[p].values() if isinstance(t, Tensor)]
-        found.append([*(p.detach() for p in params), *states])
-    return tuple(found)
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The same, eager and compiled."""
+    return ends(make, starts, grads, steps, False), ends(make, starts, grads, steps, True)
 
 
 def randoms(sizes: tuple, dtype: torch.dtype, seed: int) -> list[Tensor]:
@@ -93,36 +101,49 @@ def test_states_that_round(state_dtype) -> None:
     )
     for one, other in zip(eager, loop, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-2, atol=1e-7)
-        assert one.numel() < 50 or (one != other).float().mean() < (1e-3 if one.dtype is torch.bfloat16 else 1)
+        if one.dtype is torch.bfloat16 and one.numel() > 1000:
+            assert (one != other).float().mean() < 1e-3
 
 
 @pytest.mark.parametrize("make", [SGD, Lamb], ids=lambda cls: cls.__name__)
 def test_results_do_not_depend_on_who_works_on_what(make, monkeypatch) -> None:
     """Bit for bit: one thread or three, each tensor shared by all of them or not; larger and smaller than what is stored."""
-    starts = randoms(((1100, 1000), (300, 301), (64,), (9, 3)), torch.float32, 0)
-    before, ends = torch.get_num_threads(), []
+    sizes = ((1100, 1000), (300, 301), (64,), (9, 3))
+    before, found = torch.get_num_threads(), []
+
+    def run(compiled: bool) -> list[Tensor]:
+        starts = randoms(sizes, torch.float32, 0)
+        return ends(
+            lambda p, **o: make(p, lr=0.1, **o),
+            starts,
+            lambda step: randoms(sizes, torch.float32, 1 + step),
+            2,
+            compiled,
+        )
+
     try:
         for threads, shared in ((1, 0.25), (3, 0.0), (3, 0.25), (3, 1e9)):
             monkeypatch.setattr(loops, "SHARED", shared)
             torch.set_num_threads(threads)
-            params = [nn.Parameter(start.clone()) for start in starts]
-            optimizer = make(params, lr=0.1, compile=True)
-            for step in range(2):
-                for p, g in zip(params, randoms(tuple(p.shape for p in params), torch.float32, step), strict=True):
-                    p.grad = g
-                optimizer.step()
-            ends.append([p.detach() for p in params])
+            found.append(run(compiled=True))
     finally:
         torch.set_num_threads(before)
-    assert all(torch.equal(p, q) for end in ends[1:] for p, q in zip(ends[0], end, strict=True))
-    eager = [nn.Parameter(start.clone()) for start in starts]
-    optimizer = make(eager, lr=0.1, compile=False)
-    for step in range(2):
-        for p, g in zip(eager, randoms(tuple(p.shape for p in eager), torch.float32, step), strict=True):
-            p.grad = g
+    assert all(torch.equal(one, other) for end in found[1:] for one, other in zip(found[0], end, strict=True))
+    for one, other in zip(run(compiled=False), found[0], strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-6)
+
+
+def test_a_gradient_of_another_shape_is_an_error() -> None:
+    """As parameters may be exchanged behind an optimizer's back, and a loop would read beyond the gradient's end."""
+    p = nn.Parameter(torch.zeros(4, 3))
+    p.grad = torch.ones(4, 3)
+    optimizer = Lion([p], compile=True)
+    optimizer.step()
+    p.data = torch.zeros(8, 3)
+    optimizer.state[p]["exp_avg"] = torch.zeros(8, 3)
+    with pytest.raises(RuntimeError, match="must match"):
         optimizer.step()
-    for p, q in zip(eager, ends[0], strict=True):
-        torch.testing.assert_close(q, p.detach(), rtol=1e-5, atol=1e-6)
+    assert not p.any()
 
 
 def test_parameters_and_gradients_that_lie_in_memory_in_other_ways() -> None:

@@ -62,10 +62,8 @@ class Loop:
         self._run.restype = None
 
     def ready(self, call: Call) -> Callable[[], Done]:
-        """A function that runs the pass. To run one loop clears the caches of all that Python has to look at: so get all ready
-        before.
-
-        All tensors of a place lie in memory in the same order; see :func:`loop_of`.
+        """A function that runs the pass, for a call that :func:`loop_of` has found this loop for. Running one pushes all that Python
+        looks at out of the caches, so get all ready before.
         """
         plan: _Plan = call.notes["plan", self.keys]
         states = [[state[key] for state in call.states] for key in self.keys]
@@ -107,11 +105,12 @@ class _Plan:
 
     def laid_alike(self, updates: Sequence[Tensor]) -> Sequence[Tensor]:
         """The updates, in memory as the parameters are."""
-        if [(u.shape, u.stride()) for u in updates] == self._layouts:
+        layouts = [(u.shape, u.stride()) for u in updates]
+        if layouts == self._layouts:
             return updates
         return [
-            u if u.stride() == p.stride() else torch.empty_like(p, dtype=u.dtype).copy_(u)
-            for u, p in zip(updates, self._params, strict=True)
+            u if layout == wanted else torch.empty_like(p, dtype=u.dtype).copy_(u)
+            for u, p, layout, wanted in zip(updates, self._params, layouts, self._layouts, strict=True)
         ]
 
     def shared(self, threads: int) -> int:
@@ -188,13 +187,10 @@ def _source(
 
     with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"), FakeTensorMode():
         numbers = torch.empty(values, dtype=torch.float64)
+        tensors = [torch.empty(shape, dtype=dtype) for dtype in dtypes]
         try:
-            graph = make_fx(torch.func.functionalize(one))(
-                numbers, *(torch.empty(shape, dtype=d) for d in dtypes)
-            ).graph
-        except (
-            Exception
-        ) as error:  # whatever a user's own transform makes of tensors that have no numbers, or of their shapes
+            graph = make_fx(torch.func.functionalize(one))(numbers, *tensors).graph
+        except Exception as error:  # whatever a user's transform makes of tensors without numbers, or of their shapes
             raise NoLoopError(f"it can't be recorded: {error}") from error
     names = [node.name for node in graph.nodes if node.op == "placeholder"]
     last = len(written)
