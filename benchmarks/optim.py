@@ -18,10 +18,10 @@ apart when its memory was slow (about 55 GB/s) and when it was fast for a part o
 pass over memory needn't be of one moment, and two ratios of 1.25 and 1.32, of best ones, are left out):
 
     rule                   bar                  first machine         second, slow          second, fast
-    AdamW                  torch's fused        0.93 to 1.01          0.98 to 1.11          1.02 to 1.13
-      torch's fused                             0.94 to 1.05          1.03 to 1.11          1.06 to 1.12
-    Lion                   1.15                 1.03 to 1.18          1.08 to 1.14          1.11 to 1.18
-    LAMB                   1.5                  1.40 to 1.60          1.22 to 1.43          1.30 to 1.62
+    AdamW                  torch's fused        0.93 to 1.01          0.98 to 1.11          1.02 to 1.15
+      torch's fused                             0.94 to 1.05          1.03 to 1.11          1.02 to 1.19
+    Lion                   1.15                 1.03 to 1.18          1.08 to 1.14          1.07 to 1.20
+    LAMB                   1.5                  1.40 to 1.60          1.22 to 1.43          1.27 to 1.66
     LARS                   1.6                  1.6 to 1.8            1.36 to 1.76          1.38 to 1.74
     AdamP, SGDP            1.6                  1.9, 2.2              2.1 to 2.2, 1.8 to 1.9
     AuON                   1.5                  2.3 to 2.5            1.55
